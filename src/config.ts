@@ -1,0 +1,83 @@
+/**
+ * The one file a fork edits: what claw says, which models it prefers and what they cost, its limits,
+ * and what it may do. Typed data and no logic; flags and environment variables override it, nothing
+ * in the folder claw is started in does.
+ */
+import type { Mode, Price, Rules } from "./types.ts";
+
+export const config = {
+  /** The first line of `claw chat`. */
+  greeting: "claw: a coding agent for any model",
+
+  /** The model when neither --model nor CLAW_MODEL names one; null resolves by keys and servers. */
+  model: null as string | null,
+
+  /** The model a provider is asked for when only its key is known. */
+  defaultModels: {
+    anthropic: "claude-sonnet-4-5",
+    openai: "gpt-5",
+    openrouter: "anthropic/claude-sonnet-4.5",
+    deepseek: "deepseek-chat",
+    groq: "openai/gpt-oss-120b",
+    gemini: "gemini-2.5-pro",
+    minimax: "MiniMax-M2",
+    dashscope: "qwen3-coder-plus",
+    moonshot: "kimi-k2-0905-preview",
+    zhipu: "glm-4.6",
+    mistral: "devstral-medium-latest",
+    nvidia: "qwen/qwen3-coder-480b-a35b-instruct",
+    huggingface: "Qwen/Qwen3-Coder-480B-A35B-Instruct",
+  } as Record<string, string>,
+
+  /** USD per million tokens; the longest matching beginning of "provider/name" counts. */
+  prices: {
+    "ollama/": { input: 0, output: 0 },
+    "lmstudio/": { input: 0, output: 0 },
+    "vllm/": { input: 0, output: 0 },
+    "demo": { input: 0, output: 0 },
+    "anthropic/claude-opus-4-1": { input: 15, output: 75, cacheRead: 1.5, cacheWrite: 18.75 },
+    "anthropic/claude-opus-4-5": { input: 5, output: 25, cacheRead: 0.5, cacheWrite: 6.25 },
+    "anthropic/claude-sonnet-4": { input: 3, output: 15, cacheRead: 0.3, cacheWrite: 3.75 },
+    "anthropic/claude-haiku-4-5": { input: 1, output: 5, cacheRead: 0.1, cacheWrite: 1.25 },
+    "openai/gpt-5": { input: 1.25, output: 10, cacheRead: 0.125 },
+    "openai/gpt-5-mini": { input: 0.25, output: 2, cacheRead: 0.025 },
+    "openai/gpt-4.1": { input: 2, output: 8, cacheRead: 0.5 },
+    "openai/gpt-4o": { input: 2.5, output: 10, cacheRead: 1.25 },
+  } as Record<string, Price>,
+
+  /** Context windows in tokens, by the same rule; where nothing matches, `contextTokens`. */
+  contextWindows: {
+    "anthropic/claude": 200_000,
+    "openai/gpt-5": 400_000,
+    "openai/gpt-4.1": 1_000_000,
+    "gemini/gemini": 1_000_000,
+  } as Record<string, number>,
+  contextTokens: 128_000,
+
+  limits: {
+    /** Longest answer asked of a model. */
+    maxOutputTokens: 16_384,
+    /** How long -p keeps retrying a provider, where the server does not say how long to wait. */
+    retryForMs: 45_000,
+    /** The longest wait a server may ask for. */
+    retryAfterMaxMs: 300_000,
+    /** A stream is given up when this passes without a byte; CLAW_STALL_MS overrides it. */
+    stallMs: 180_000,
+    /** Steps (model calls) of one turn in chat; --max-turns overrides it. */
+    maxSteps: 200,
+    bashTimeoutMs: 120_000,
+    bashTimeoutMaxMs: 600_000,
+    /** What one tool result may hold, in characters. */
+    resultChars: 30_000,
+    readLines: 2_000,
+    readLineChars: 2_000,
+    imageBytes: 5_000_000,
+    /** Instruction files together, in characters. */
+    instructionChars: 40_000,
+  },
+
+  permissions: {
+    mode: "ask" as Mode,
+    rules: { allow: [], ask: [], deny: [] } as Rules,
+  },
+};
