@@ -34,7 +34,7 @@ export const config = {
     "ollama/": { input: 0, output: 0 },
     "lmstudio/": { input: 0, output: 0 },
     "vllm/": { input: 0, output: 0 },
-    "demo": { input: 0, output: 0 },
+    demo: { input: 0, output: 0 },
     "anthropic/claude-opus-4-1": { input: 15, output: 75, cacheRead: 1.5, cacheWrite: 18.75 },
     "anthropic/claude-opus-4-5": { input: 5, output: 25, cacheRead: 0.5, cacheWrite: 6.25 },
     "anthropic/claude-sonnet-4": { input: 3, output: 15, cacheRead: 0.3, cacheWrite: 3.75 },
