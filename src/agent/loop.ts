@@ -1,0 +1,331 @@
+/**
+ * The loop: input → model → tool calls → results → model … until an answer calls no tool.
+ *
+ * Invariants: each step is in the log before the next begins (`tool_start` before a tool runs, its
+ * result after); every call gets a result, also when it is refused or interrupted; limits are
+ * checked before a model is called. Knows no screen and no channel: a mouth hands in `emit`, `ask`
+ * and a signal.
+ */
+import { config } from "../config.ts";
+import { messageOf, ProviderError } from "../errors.ts";
+import type {
+  Answer,
+  AssistantPart,
+  Event,
+  ImagePart,
+  Model,
+  ModelAnswer,
+  Output,
+  Price,
+  Question,
+  TextPart,
+  ToolCall,
+  ToolOutput,
+  TurnEnd,
+  Usage,
+} from "../types.ts";
+import { closeCalls } from "./fold.ts";
+import { decide } from "./permissions.ts";
+import type { Session } from "./session.ts";
+import { loadSkill } from "./skills.ts";
+
+export type TurnOptions = {
+  /** Told each event once it is logged, and deltas as they come. Must not throw. */
+  emit(output: Output): void;
+  /** Puts a question to the person. Where nobody is there, answers no. */
+  ask(question: Question, signal: AbortSignal): Promise<Answer>;
+  /** Aborting it interrupts the turn: model call and tools end within a second. */
+  signal: AbortSignal;
+  /** What was typed since the last step; taken at each step. */
+  takeSteering?(): (TextPart | ImagePart)[][];
+  /** Model calls this turn may make. */
+  maxTurns?: number;
+  /** What this turn may spend. Needs a model whose price is known. */
+  maxBudgetUsd?: number;
+  /** Takes over when the model's provider fails. */
+  fallback?: Model;
+};
+
+export type TurnResult = {
+  reason: TurnEnd;
+  /** Why, in a sentence, where `reason` is not "done". */
+  detail: string | null;
+  /** The text of the last answer. */
+  text: string;
+  steps: number;
+  usage: Usage;
+  costUsd: number;
+  denials: ToolCall[];
+  /** What was thrown, where `reason` is "failed". */
+  error: unknown;
+};
+
+/** Runs one turn. Resolves however it ends; rejects only if the log cannot be written. */
+export async function runTurn(
+  session: Session,
+  parts: (TextPart | ImagePart)[],
+  options: TurnOptions,
+): Promise<TurnResult> {
+  const result: TurnResult = {
+    reason: "done",
+    detail: null,
+    text: "",
+    steps: 0,
+    usage: { inputTokens: 0, outputTokens: 0, cacheReadTokens: 0, cacheWriteTokens: 0 },
+    costUsd: 0,
+    denials: [],
+    error: null,
+  };
+  const turn: Turn = { session, options, result, emptyAnswers: 0 };
+  await log(turn, { type: "input", parts, origin: "person" });
+  try {
+    while (await step(turn));
+  } catch (error) {
+    endWith(turn, error);
+  }
+  await closeOpenCalls(turn);
+  const { reason, detail } = result;
+  await log(turn, { type: "turn_end", reason, ...(detail !== null && { detail }) });
+  return result;
+}
+
+type Turn = {
+  session: Session;
+  options: TurnOptions;
+  result: TurnResult;
+  emptyAnswers: number;
+};
+
+/** One model call and the tools it asks for. False: the turn is over. */
+async function step(turn: Turn): Promise<boolean> {
+  const { options, result } = turn;
+  options.signal.throwIfAborted();
+  for (const parts of options.takeSteering?.() ?? [])
+    await log(turn, { type: "input", parts, origin: "steering" });
+  if (limitReached(turn)) return false;
+
+  const answer = await askModel(turn);
+  result.steps += 1;
+  const calls = answer.parts.filter((part) => part.type === "tool_call");
+  const text = answer.parts.map((part) => (part.type === "text" ? part.text : "")).join("");
+  result.text = text.trim() || result.text;
+  if (calls.length > 0) {
+    for (const group of groupCalls(turn, calls)) await runCalls(turn, group);
+    return true;
+  }
+  if (answer.stopReason === "interrupted") options.signal.throwIfAborted();
+  if (answer.stopReason === "length")
+    result.detail = "The answer was cut at the model's limit of output tokens; ask it to go on.";
+  if (answer.stopReason === "refusal") result.detail = "The model refused to answer.";
+  if (text.trim() || answer.stopReason === "refusal") return false;
+  turn.emptyAnswers += 1;
+  if (turn.emptyAnswers === 1) return true; // small models stumble; once more costs little
+  result.reason = "no_answer";
+  result.detail = `${turn.session.model.id} answered with nothing. Ask again, or try another model.`;
+  return false;
+}
+
+function endWith({ options, result }: Turn, error: unknown): void {
+  const interrupted = options.signal.aborted || error instanceof Interruption;
+  result.reason = interrupted ? "interrupted" : "failed";
+  result.detail = interrupted ? "Interrupted." : messageOf(error);
+  result.error = interrupted ? null : error;
+}
+
+async function log({ session, options }: Turn, ...events: Event[]): Promise<void> {
+  await session.log(...events);
+  for (const event of events) options.emit(event);
+}
+
+// ── Limits ──────────────────────────────────────────────────────────────────────────────────────
+
+function limitReached(turn: Turn): boolean {
+  const { options, result, session } = turn;
+  const maxTurns = options.maxTurns ?? config.limits.maxSteps;
+  if (result.steps >= maxTurns) {
+    result.reason = "max_turns";
+    result.detail = `The limit of ${maxTurns} model calls is reached. Say "go on" to continue.`;
+    return true;
+  }
+  const { maxBudgetUsd } = options;
+  if (maxBudgetUsd === undefined) return false;
+  const next = leastCostUsd(session, session.model.price);
+  if (result.costUsd + next < maxBudgetUsd) return false;
+  result.reason = "max_budget_usd";
+  result.detail = `The budget of $${maxBudgetUsd} is spent: $${result.costUsd.toFixed(4)} so far, and the next call costs $${next.toFixed(4)} or more.`;
+  return true;
+}
+
+/** What the next request costs at the least: its input, at 4 characters a token, from the cache. */
+function leastCostUsd(session: Session, price: Price | null): number {
+  if (!price) return 0;
+  const last = session.events.findLast(({ event }) => event.type === "answer")?.event;
+  const tokens = last?.type === "answer" ? last.usage.inputTokens + last.usage.cacheReadTokens : 0;
+  return (tokens * Math.min(price.input, price.cacheRead ?? price.input)) / 1e6;
+}
+
+/** USD of one answer; null where the price is unknown. */
+export function costOf(usage: Usage, price: Price | null): number | null {
+  if (!price) return null;
+  const { input, output, cacheRead = input, cacheWrite = input } = price;
+  return (
+    (usage.inputTokens * input +
+      usage.outputTokens * output +
+      usage.cacheReadTokens * cacheRead +
+      usage.cacheWriteTokens * cacheWrite) /
+    1e6
+  );
+}
+
+// ── The model ───────────────────────────────────────────────────────────────────────────────────
+
+/** One answer, logged. An interruption keeps what was shown of it. */
+async function askModel(turn: Turn): Promise<ModelAnswer> {
+  const { session, options } = turn;
+  let shown = "";
+  let answer: ModelAnswer;
+  try {
+    answer = await streamAnswer(turn, session.model, (text) => (shown += text));
+  } catch (error) {
+    if (options.fallback && error instanceof ProviderError && !shown) {
+      const cause = `${error.message} ${options.fallback.id} goes on`;
+      options.emit({ type: "retry", attempt: 1, delayMs: 0, cause });
+      session.model = options.fallback;
+      answer = await streamAnswer(turn, session.model, (text) => (shown += text));
+    } else {
+      if (shown) await logAnswer(turn, partialAnswer(shown));
+      throw error;
+    }
+  }
+  await logAnswer(turn, answer);
+  return answer;
+}
+
+async function streamAnswer(
+  { session, options }: Turn,
+  model: Model,
+  onText: (text: string) => void,
+): Promise<ModelAnswer> {
+  const { system, tools, messages } = session;
+  const { maxOutputTokens } = config.limits;
+  const request = { system, tools, messages, maxOutputTokens };
+  for await (const output of model.stream(request, options.signal)) {
+    if (output.type === "answer") return output;
+    if (output.type === "text_delta") onText(output.text);
+    options.emit(output);
+  }
+  throw new ProviderError(`${model.id} ended its stream without an answer. Try again.`);
+}
+
+const partialAnswer = (text: string): ModelAnswer => ({
+  type: "answer",
+  parts: [{ type: "text", text }],
+  stopReason: "interrupted",
+  usage: { inputTokens: 0, outputTokens: 0, cacheReadTokens: 0, cacheWriteTokens: 0 },
+});
+
+/** Reasoning that led to nothing is not kept: on no wire can it stand alone. */
+const keptParts = (parts: AssistantPart[]): AssistantPart[] =>
+  parts.some((part) => part.type !== "thinking") ? parts : [];
+
+async function logAnswer(turn: Turn, { parts, stopReason, usage }: ModelAnswer): Promise<void> {
+  const { session, result } = turn;
+  const costUsd = costOf(usage, session.model.price);
+  for (const key of Object.keys(usage) as (keyof Usage)[]) result.usage[key] += usage[key];
+  result.costUsd += costUsd ?? 0;
+  const model = session.model.id;
+  await log(turn, ...keptParts(parts), { type: "answer", model, stopReason, usage, costUsd });
+}
+
+// ── Tool calls ──────────────────────────────────────────────────────────────────────────────────
+
+/** Neighbouring read-only calls form a group that runs side by side; every other runs alone. */
+function groupCalls({ session }: Turn, calls: ToolCall[]): ToolCall[][] {
+  const groups: ToolCall[][] = [];
+  let open = false;
+  for (const call of calls) {
+    const readOnly = call.name === "Skill" || session.hands.isReadOnly(call.name);
+    if (open && readOnly) groups.at(-1)?.push(call);
+    else groups.push([call]);
+    open = readOnly;
+  }
+  return groups;
+}
+
+async function runCalls(turn: Turn, calls: ToolCall[]): Promise<void> {
+  const allowed: ToolCall[] = [];
+  for (const call of calls) {
+    const permitted = await permit(turn, call);
+    if (permitted) allowed.push(permitted);
+  }
+  if (allowed.length === 0) return;
+  turn.options.signal.throwIfAborted();
+  await log(turn, ...allowed.map(({ id }): Event => ({ type: "tool_start", id })));
+  const outputs = await Promise.allSettled(allowed.map((call) => runCall(turn, call)));
+  const done = outputs.flatMap((output, index): Event[] => {
+    const call = allowed[index];
+    return call && output.status === "fulfilled" ? [toResult(call, output.value)] : [];
+  });
+  if (done.length > 0) await log(turn, ...done);
+  const failed = outputs.find((output) => output.status === "rejected");
+  if (failed) throw failed.reason;
+}
+
+function runCall({ session, options }: Turn, call: ToolCall): Promise<ToolOutput> {
+  if (call.name === "Skill") return loadSkill(session.skills, call);
+  return session.hands.run(call, options.signal);
+}
+
+const toResult = (call: ToolCall, output: ToolOutput): Event & { type: "tool_result" } => ({
+  type: "tool_result",
+  id: call.id,
+  name: call.name,
+  content: output.content,
+  isError: output.isError ?? false,
+  ...(output.images && { images: output.images }),
+  ...(output.patch !== undefined && { patch: output.patch }),
+});
+
+/** The call as it may run, or null once its refusal is logged. */
+async function permit(turn: Turn, call: ToolCall): Promise<ToolCall | null> {
+  const { session, options } = turn;
+  const known = call.name === "Skill" || session.hands.tools.some(({ name }) => name === call.name);
+  if (call.invalid !== undefined || !known) return call; // the hands say what is wrong; nothing runs
+  const verdict = decide(call, session.policy());
+  if (verdict.decision === "allow") return call;
+  if (verdict.decision === "deny") return refuse(turn, call, verdict.reason);
+
+  const patch = await session.hands.preview(call);
+  const answer = await options.ask({ call, verdict, patch }, options.signal);
+  options.signal.throwIfAborted();
+  if (answer.allow) {
+    if (answer.remember) await session.remember(answer.remember);
+    if (!answer.input) return call;
+    const changed = { ...call, input: answer.input };
+    const again = decide(changed, session.policy());
+    return again.decision === "deny" ? refuse(turn, call, again.reason) : changed;
+  }
+  await refuse(turn, call, answer.message ?? "The person said no.");
+  if (answer.interrupt) throw new Interruption();
+  return null;
+}
+
+async function refuse(turn: Turn, call: ToolCall, reason: string): Promise<null> {
+  turn.result.denials.push(call);
+  await log(turn, { ...toResult(call, { content: reason, isError: true }), denied: true });
+  return null;
+}
+
+/** The person said no and wants the turn to end. */
+class Interruption extends Error {
+  override name = "Interruption";
+}
+
+/** Every call that still has no result gets one, so that the log is valid as it stands. */
+async function closeOpenCalls(turn: Turn): Promise<void> {
+  const results = closeCalls(turn.session.openCalls, {
+    started: "Interrupted while it ran: look at what it may have changed before doing it again.",
+    waiting: "Interrupted before it ran: it had no effect.",
+  });
+  if (results.length > 0) await log(turn, ...results);
+}
