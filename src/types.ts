@@ -107,6 +107,8 @@ export interface Model {
   readonly id: string;
   /** The context window in tokens, as far as known. */
   readonly contextTokens: number;
+  /** A folder the model brings along; tools may work in it too. */
+  readonly folder?: string;
   /** null: unknown. A local server costs 0. */
   readonly price: Price | null;
   stream(request: ModelRequest, signal: AbortSignal): AsyncIterable<Delta | ModelAnswer>;
@@ -134,6 +136,8 @@ export type FileStamp = { mtimeMs: number; size: number; hash: string };
 export type Workbench = {
   roots: readonly string[];
   stamps: Map<string, FileStamp>;
+  /** false: a change needs no earlier Read, since whoever asks for it has seen the file. */
+  needsRead?: boolean;
   shells: Map<string, BackgroundShell>;
   /** The environment that commands see; holds no key. */
   env: Record<string, string>;

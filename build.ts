@@ -1,0 +1,93 @@
+/**
+ * Builds the executable: `bun build.ts [--target T] [--outfile FILE]`.
+ *
+ * The binary carries its own source (src, skills, tests, and the files of its packages that the
+ * bundle uses), so that `claw fork` can write it out and `claw build` can build it again with no
+ * other program and no network. It reads no .env, bunfig.toml, tsconfig.json or package.json where
+ * it is started.
+ */
+import { mkdir } from "node:fs/promises";
+import { dirname, join, relative } from "node:path";
+import { parseArgs } from "node:util";
+
+const targets = [
+  "linux-x64",
+  "linux-x64-baseline",
+  "linux-arm64",
+  "linux-x64-musl",
+  "linux-arm64-musl",
+  "darwin-x64",
+  "darwin-arm64",
+  "windows-x64",
+];
+
+/** What belongs to the project; all else in the folder is not part of a fork. */
+const parts = [
+  "{src,skills,container,test,.ci}/**",
+  "{build.ts,package.json,package-lock.json,bunfig.toml,tsconfig.json}",
+  "{README.md,LICENSE,.gitignore}",
+];
+
+const root = import.meta.dir;
+const entry = join(root, "src/main.ts");
+const archive = join(root, "dist/source.tar.gz");
+
+async function build(): Promise<void> {
+  const { values } = parseArgs({
+    options: { target: { type: "string" }, outfile: { type: "string" } },
+  });
+  const { target } = values;
+  if (target !== undefined && !targets.includes(target))
+    throw new Error(`There is no target "${target}". There are: ${targets.join(", ")}.`);
+  const outfile = values.outfile ?? join(root, "dist", target ? `claw-${target}` : "claw");
+
+  await mkdir(join(root, "dist"), { recursive: true });
+  await Bun.write(archive, await packSource());
+  const result = await Bun.build({
+    entrypoints: [entry],
+    format: "esm",
+    splitting: true,
+    minify: true,
+    bytecode: true,
+    sourcemap: "linked",
+    compile: {
+      outfile,
+      assets: ["skills", "dist/source.tar.gz"],
+      autoloadDotenv: false,
+      autoloadBunfig: false,
+      autoloadTsconfig: false,
+      autoloadPackageJson: false,
+      ...(target && { target: `bun-${target}` as Bun.Build.CompileTarget }),
+    },
+  });
+  if (!result.success) throw new AggregateError(result.logs, "The bundle failed.");
+  const path = result.outputs[0]?.path ?? outfile;
+  console.log(`${relative(process.cwd(), path)}  ${(Bun.file(path).size / 1e6).toFixed(1)} MB`);
+}
+
+/** The project's files and those of its packages that the bundle reads, as a tar.gz. */
+async function packSource(): Promise<Bun.Archive> {
+  const { metafile } = await Bun.build({ entrypoints: [entry], target: "bun", metafile: true });
+  const used = Object.keys(metafile?.inputs ?? {})
+    .map((path) => relative(root, join(process.cwd(), path)))
+    .filter((path) => path.startsWith("node_modules"));
+  const paths = new Set([...used, ...used.flatMap(manifestsOf)]);
+  for (const pattern of parts)
+    for (const path of new Bun.Glob(pattern).scanSync({ cwd: root, dot: true })) paths.add(path);
+
+  const files: Record<string, Uint8Array> = {};
+  for (const path of [...paths].toSorted()) {
+    const file = Bun.file(join(root, path));
+    if (await file.exists()) files[path.replaceAll("\\", "/")] = await file.bytes();
+  }
+  return new Bun.Archive(files, { compress: "gzip" });
+}
+
+/** Every package.json between a file and node_modules: they say how its imports resolve. */
+function manifestsOf(path: string): string[] {
+  const folder = dirname(path);
+  return folder === "node_modules" ? [] : [join(folder, "package.json"), ...manifestsOf(folder)];
+}
+
+process.chdir(root); // assets are named from here
+await build();
