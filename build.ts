@@ -7,7 +7,7 @@
  * it is started.
  */
 import { mkdir } from "node:fs/promises";
-import { dirname, join, relative } from "node:path";
+import { extname, join, relative } from "node:path";
 import { parseArgs } from "node:util";
 
 const targets = [
@@ -42,14 +42,14 @@ async function build(): Promise<void> {
   const outfile = values.outfile ?? join(root, "dist", target ? `claw-${target}` : "claw");
 
   await mkdir(join(root, "dist"), { recursive: true });
-  await Bun.write(archive, await packSource());
+  await Bun.write(archive, await (await packSource()).bytes());
   const result = await Bun.build({
     entrypoints: [entry],
     format: "esm",
     splitting: true,
     minify: true,
     bytecode: true,
-    sourcemap: "linked",
+    sourcemap: "none",
     compile: {
       outfile,
       assets: ["skills", "dist/source.tar.gz"],
@@ -71,7 +71,9 @@ async function packSource(): Promise<Bun.Archive> {
   const used = Object.keys(metafile?.inputs ?? {})
     .map((path) => relative(root, join(process.cwd(), path)))
     .filter((path) => path.startsWith("node_modules"));
-  const paths = new Set([...used, ...used.flatMap(manifestsOf)]);
+  const paths = new Set<string>();
+  for (const [folder, files] of Map.groupBy(used, packageOf))
+    for (const path of modulesOf(folder ?? "", files)) paths.add(path);
   for (const pattern of parts)
     for (const path of new Bun.Glob(pattern).scanSync({ cwd: root, dot: true })) paths.add(path);
 
@@ -83,10 +85,19 @@ async function packSource(): Promise<Bun.Archive> {
   return new Bun.Archive(files, { compress: "gzip" });
 }
 
-/** Every package.json between a file and node_modules: they say how its imports resolve. */
-function manifestsOf(path: string): string[] {
-  const folder = dirname(path);
-  return folder === "node_modules" ? [] : [join(folder, "package.json"), ...manifestsOf(folder)];
+/** The folder of the package that a file belongs to. */
+const packageOf = (path: string) => /^(.*node_modules\/(?:@[^/]+\/)?[^/]+)\//.exec(path)?.[1];
+
+/**
+ * A package's modules in the form that the bundle uses (packages hold each module twice or more),
+ * and its package.json files: the bundler reads more of them than it keeps.
+ */
+function modulesOf(folder: string, used: string[]): string[] {
+  const endings = [...new Set(used.map((path) => extname(path).slice(1)))];
+  const pattern = `**/{package.json,LICENSE*,*.{${endings.join(",")},}}`;
+  return [...new Bun.Glob(pattern).scanSync({ cwd: join(root, folder), dot: true })]
+    .filter((path) => !/(^|\/)(src|node_modules)\/|\.d\.[cm]?ts$/.test(path))
+    .map((path) => join(folder, path));
 }
 
 process.chdir(root); // assets are named from here

@@ -14,31 +14,44 @@ export const config = {
 
   /** The model a provider is asked for when only its key is known. */
   defaultModels: {
-    anthropic: "claude-sonnet-4-5",
-    openai: "gpt-5",
-    openrouter: "anthropic/claude-sonnet-4.5",
+    anthropic: "claude-sonnet-5-5",
+    openai: "gpt-6.1-sol",
+    openrouter: "anthropic/claude-sonnet-5.5",
     deepseek: "deepseek-chat",
     groq: "openai/gpt-oss-120b",
     gemini: "gemini-2.5-pro",
     minimax: "MiniMax-M2",
     dashscope: "qwen3-coder-plus",
     moonshot: "kimi-k2-0905-preview",
+    zai: "glm-4.6",
     zhipu: "glm-4.6",
     mistral: "devstral-medium-latest",
     nvidia: "qwen/qwen3-coder-480b-a35b-instruct",
     huggingface: "Qwen/Qwen3-Coder-480B-A35B-Instruct",
   } as Record<string, string>,
 
-  /** USD per million tokens; the longest matching beginning of "provider/name" counts. */
+  /** Claude's extended thinking: off, left to the model, or a budget in tokens. */
+  thinking: null as "adaptive" | number | null,
+
+  /**
+   * USD per million tokens, by "provider/name"; a dated version ("-2026-01-31") counts as its model,
+   * and a "*" at the end stands for anything. From the providers' pages, November 2026.
+   */
   prices: {
-    "ollama/": { input: 0, output: 0 },
-    "lmstudio/": { input: 0, output: 0 },
-    "vllm/": { input: 0, output: 0 },
-    demo: { input: 0, output: 0 },
-    "anthropic/claude-opus-4-1": { input: 15, output: 75, cacheRead: 1.5, cacheWrite: 18.75 },
+    "ollama/*": { input: 0, output: 0 },
+    "lmstudio/*": { input: 0, output: 0 },
+    "vllm/*": { input: 0, output: 0 },
+    "anthropic/claude-opus-5-5": { input: 4, output: 20, cacheRead: 0.2, cacheWrite: 5 },
+    "anthropic/claude-opus-5": { input: 5, output: 25, cacheRead: 0.5, cacheWrite: 6.25 },
     "anthropic/claude-opus-4-5": { input: 5, output: 25, cacheRead: 0.5, cacheWrite: 6.25 },
-    "anthropic/claude-sonnet-4": { input: 3, output: 15, cacheRead: 0.3, cacheWrite: 3.75 },
+    "anthropic/claude-sonnet-5-5": { input: 2, output: 10, cacheRead: 0.2, cacheWrite: 2.5 },
+    "anthropic/claude-sonnet-5": { input: 2, output: 10, cacheRead: 0.2, cacheWrite: 2.5 },
+    "anthropic/claude-sonnet-4-5": { input: 3, output: 15, cacheRead: 0.3, cacheWrite: 3.75 },
     "anthropic/claude-haiku-4-5": { input: 1, output: 5, cacheRead: 0.1, cacheWrite: 1.25 },
+    "openai/gpt-6.1-sol": { input: 2, output: 10, cacheRead: 0.1 },
+    "openai/gpt-5.6-sol": { input: 5, output: 30, cacheRead: 0.5 },
+    "openai/gpt-5.2": { input: 1.75, output: 14 },
+    "openai/gpt-5.1": { input: 1.25, output: 10 },
     "openai/gpt-5": { input: 1.25, output: 10, cacheRead: 0.125 },
     "openai/gpt-5-mini": { input: 0.25, output: 2, cacheRead: 0.025 },
     "openai/gpt-4.1": { input: 2, output: 8, cacheRead: 0.5 },
@@ -47,10 +60,14 @@ export const config = {
 
   /** Context windows in tokens, by the same rule; where nothing matches, `contextTokens`. */
   contextWindows: {
-    "anthropic/claude": 200_000,
-    "openai/gpt-5": 400_000,
-    "openai/gpt-4.1": 1_000_000,
-    "gemini/gemini": 1_000_000,
+    "anthropic/claude-opus-5*": 1_000_000,
+    "anthropic/claude-sonnet-5*": 1_000_000,
+    "anthropic/claude-haiku-5*": 1_000_000,
+    "anthropic/*": 200_000,
+    "openai/gpt-5.6*": 1_050_000,
+    "openai/gpt-5*": 400_000,
+    "openai/gpt-4.1*": 1_000_000,
+    "gemini/*": 1_000_000,
   } as Record<string, number>,
   contextTokens: 128_000,
 
@@ -69,6 +86,8 @@ export const config = {
     bashTimeoutMaxMs: 600_000,
     /** What one tool result may hold, in characters. */
     resultChars: 30_000,
+    /** How long one Glob or Grep may search. */
+    searchMs: 60_000,
     readLines: 2_000,
     readLineChars: 2_000,
     imageBytes: 5_000_000,

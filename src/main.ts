@@ -46,7 +46,7 @@ function exitCodeOf(error: unknown): number {
   return 1;
 }
 
-/** Sets the exit code and lets what is still being written go out. */
+/** Ends the process once what was written has gone out; an open stdin or socket does not hold it. */
 async function main(): Promise<void> {
   try {
     process.exitCode = await run(process.argv.slice(2));
@@ -55,6 +55,9 @@ async function main(): Promise<void> {
     if (process.env["CLAW_DEBUG"]) console.error(error);
     process.exitCode = exitCodeOf(error);
   }
+  for (const stream of [process.stdout, process.stderr])
+    await new Promise<void>((done) => void stream.write("", () => done()));
+  process.exit();
 }
 
 /** Output into a closed pipe (`claw … | head`) is the reader's wish, not a failure. */

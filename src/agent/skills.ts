@@ -59,8 +59,11 @@ export async function findSkills(cwd: string, clawHome: string): Promise<SkillIn
 /** The skills of one folder; a string names one that is broken. */
 async function readSkills(folder: string): Promise<(Skill | string)[]> {
   const entries = await readdir(folder, { withFileTypes: true }).catch(() => []); // most have none
-  const names = entries.filter((entry) => !entry.isFile() && !entry.name.startsWith("."));
-  return Promise.all(names.map(({ name }) => readSkill(join(folder, name), name)));
+  const names = entries
+    .filter((entry) => !entry.isFile() && !entry.name.startsWith("."))
+    .map((entry) => entry.name)
+    .toSorted(); // the prompt must not depend on the file system's order
+  return Promise.all(names.map((name) => readSkill(join(folder, name), name)));
 }
 
 async function readSkill(folder: string, name: string): Promise<Skill | string> {

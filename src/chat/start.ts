@@ -11,10 +11,9 @@ import { openStore } from "../store.ts";
 import type { Model } from "../types.ts";
 import { inputFormat, outputFormat, readChat, refuseUnbuilt } from "./options.ts";
 
-export const demoNotice =
-  "No model is configured, so this is the built-in demo: set ANTHROPIC_API_KEY or another provider's " +
-  "key, start a local server (Ollama, LM Studio, vLLM), or point OPENAI_BASE_URL at any server that " +
-  "speaks OpenAI's protocol.";
+const waysToModel =
+  "set ANTHROPIC_API_KEY or another provider's key, start a local server (Ollama, LM Studio, vLLM), " +
+  "or point OPENAI_BASE_URL at any server that speaks OpenAI's protocol";
 
 /** `claw chat` and `claw -p`; resolves to the exit code. */
 export async function startChat(args: Args): Promise<number> {
@@ -50,7 +49,9 @@ async function pickModel(
   try {
     return { model: await resolveModel(name || null, process.env) };
   } catch (error) {
-    if (!(error instanceof NoModelError) || headless) throw error;
-    return { model: await resolveModel("demo", process.env), notice: demoNotice };
+    if (!(error instanceof NoModelError)) throw error;
+    if (headless) throw new UsageError(`No model is configured: ${waysToModel}.`);
+    const notice = `No model is configured, so this is the built-in demo: ${waysToModel}.`;
+    return { model: await resolveModel("demo", process.env), notice };
   }
 }

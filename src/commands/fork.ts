@@ -21,7 +21,7 @@ export async function runFork(argv: string[]): Promise<number> {
     throw new UsageError(`${folder} is not empty. claw fork writes to a new or an empty folder.`);
 
   await mkdir(folder, { recursive: true });
-  const source = await Bun.file(join(import.meta.dir, "dist/source.tar.gz")).bytes();
+  const source = await Bun.file(join(import.meta.dir, "source.tar.gz")).bytes();
   const count = await new Bun.Archive(source).extract(folder);
   console.log(`${folder}: ${count} files. Edit src/config.ts, then: claw build ${dir}`);
   return 0;

@@ -6,7 +6,7 @@
  * It brings its own scratch folder along, and what it does next depends on the messages alone, as
  * with any model; nothing else in the program knows that it is scripted.
  */
-import { mkdtempSync, realpathSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, realpathSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { AssistantPart, Delta, Message, Model, ModelAnswer, ModelRequest } from "../types.ts";
@@ -28,18 +28,23 @@ else
 fi
 `;
 
-/** Makes the scratch folder; the task in it can be worked once. */
+/** The scratch folder is made with the first answer; the task in it can be worked once. */
 export function openDemo(): Model {
-  const folder = realpathSync(mkdtempSync(join(tmpdir(), "claw-demo-")));
-  writeFileSync(join(folder, "slug.sh"), code);
-  writeFileSync(join(folder, "slug.test.sh"), test);
+  const folder = join(realpathSync(tmpdir()), `claw-demo-${crypto.randomUUID().slice(0, 8)}`);
   return {
     id: "demo",
     folder,
     contextTokens: 100_000,
     price: { input: 0, output: 0 },
-    stream: (request, signal) => play(request, signal, scriptFor(folder)),
+    stream: (request, signal) => play(request, signal, folder),
   };
+}
+
+/** Fails if the folder is there already, so that nobody else can have planted it. */
+function makeProject(folder: string): void {
+  mkdirSync(folder, { mode: 0o700 });
+  writeFileSync(join(folder, "slug.sh"), code);
+  writeFileSync(join(folder, "slug.test.sh"), test);
 }
 
 /** A line of the script: what is said, and the call it leads to, if any. */
@@ -88,9 +93,10 @@ const epilogue =
 async function* play(
   request: ModelRequest,
   signal: AbortSignal,
-  script: Line[],
+  folder: string,
 ): AsyncIterable<Delta | ModelAnswer> {
-  const line = nextLine(request.messages, script);
+  const line = nextLine(request.messages, scriptFor(folder));
+  if (!existsSync(folder)) makeProject(folder);
   for (const word of line.say.split(/(?<=\s)/)) {
     signal.throwIfAborted();
     await Bun.sleep(12);

@@ -1,0 +1,441 @@
+/**
+ * What a shell command line does, as data: its commands, and the files each is known to touch.
+ *
+ * Invariant: a part is `known` only where each of its words is understood; whatever is not in the
+ * tables, not certain or not parsed makes it unknown, and then nobody may think it harmless. This
+ * file runs nothing, looks at no file, and knows neither rules nor modes (permissions.ts).
+ */
+import { posix } from "node:path";
+import { forEachChild, parse } from "unbash";
+import type * as Shell from "unbash";
+import { assignable, findReader, findWriter, type Reader, safeWrapper, wrapper } from "./programs.ts";
+
+/**
+ * A file that a part reads, writes, removes with all below it, or merely mentions. `path` starts at
+ * the root and may hold `..`; null: only the shell will know it. `base` is what comes before the
+ * first wildcard, and is `path` where there is none.
+ */
+export type Touch = {
+  access: "read" | "write" | "remove" | "mention";
+  path: string | null;
+  base: string;
+};
+
+/**
+ * One simple command, one redirection, or an expansion that could run something.
+ * `text` is the command as written, one space between words, and null for the others. `plain` is
+ * the same without quotes and without the program's folder.
+ * `known`: it does nothing but `touches`. `passes`: it does only what `inner` does.
+ */
+export type Part = {
+  text: string | null;
+  plain: string;
+  known: boolean;
+  passes: boolean;
+  touches: Touch[];
+  inner: Part[];
+};
+
+/** `trouble`: why the line could not be read for certain, or null. */
+export type Line = { trouble: string | null; parts: Part[] };
+
+/** Where a line starts: absolute paths. `variables` are the ones whose values are certain. */
+export type Place = { cwd: string; variables: Record<string, string> };
+
+/** Longer lines are parsed, but are never known. */
+const MAX_CHARS = 10_000;
+/** `sudo env bash -c "timeout 5 sh -c …"`: past this depth nobody means well. */
+const MAX_DEPTH = 6;
+
+type Walk = {
+  place: Place;
+  source: string;
+  /** The folders the shell may be in; null: any. */
+  cwds: string[] | null;
+  /** Inside a substitution: what is printed becomes somebody's arguments. */
+  nested: boolean;
+  depth: number;
+  line: Line;
+};
+
+/** A word. `value` leaves out what is not `sure`; `glob`: it holds a pattern the shell expands. */
+type Arg = { raw: string; value: string; sure: boolean; glob: boolean };
+
+/** Reads `command`, which starts in `place.cwd`. Never throws. */
+export function readLine(command: string, place: Place): Line {
+  const line: Line = { trouble: null, parts: [] };
+  if (command.includes("\0")) line.trouble = "it holds a NUL character";
+  if (command.length > MAX_CHARS)
+    line.parts.push(opaque(`a command of ${command.length.toLocaleString("en")} characters`));
+  const cwds = [place.cwd];
+  walk(parse(command), { place, source: command, cwds, nested: false, depth: 0, line });
+  return line;
+}
+
+/** The parts and what they run in turn. */
+export const flatten = (parts: Part[]): Part[] =>
+  parts.flatMap((part) => [part, ...flatten(part.inner)]);
+
+/** Something that is no command, of which nothing is known. */
+const opaque = (plain: string): Part => ({
+  text: null,
+  plain,
+  known: false,
+  passes: false,
+  touches: [],
+  inner: [],
+});
+
+/** `value` as a path below `cwd`; with `glob`, all that the pattern may match. */
+export function touchAt(
+  access: Touch["access"],
+  value: string,
+  cwd: string,
+  glob: boolean,
+): Touch {
+  const path = value.startsWith("/") ? value : `${cwd}/${value}`;
+  const [fixed = path] = glob ? path.split(/[*?[{(!]/, 1) : [path];
+  if (fixed === path) return { access, path, base: path };
+  const base = fixed.slice(0, fixed.lastIndexOf("/")) || "/";
+  // What a wildcard matched may be a link, and `..` then leads anywhere.
+  return { access, path: path.slice(base.length).includes("..") ? null : path, base };
+}
+
+// ── The tree ────────────────────────────────────────────────────────────────────────────────────
+
+function walk(node: Shell.SyntaxNode, w: Walk): void {
+  const children = () => forEachChild(node, (child) => walk(child, w));
+  const danger = dangerOf(node);
+  if (danger !== null) w.line.parts.push(opaque(danger));
+  switch (node.type) {
+    case "Script":
+      w.line.trouble ??= "errors" in node ? (node.errors?.[0]?.message ?? null) : null;
+      return children();
+    case "CommandExpansion":
+    case "ProcessSubstitution":
+    case "ArithmeticCommandExpansion":
+      return forEachChild(node, (child) => walk(child, { ...w, nested: true }));
+    case "Subshell":
+      return forEachChild(node, (child) => walk(child, { ...w }));
+    case "Pipeline": // Each command of one is a process of its own.
+      return node.commands.forEach((child) => walk(child, node.operators[0] ? { ...w } : w));
+    case "Statement":
+      return walkStatement(node, w);
+    case "AndOr":
+      return walkAndOr(node, w);
+    case "For":
+    case "ArithmeticFor":
+    case "Select":
+    case "While":
+    case "Function":
+    case "Coproc": // What runs again, or later, may run in a folder that this line went to.
+      if (/\b(cd|pushd|popd)\b/.test(w.source)) w.cwds = null;
+      return children();
+    case "Redirect":
+      return addRedirect(node, w);
+    case "Command":
+      return walkCommand(node, w);
+    default:
+      return children();
+  }
+}
+
+/** Any command may fail, and then the shell is still where it was. */
+function walkStatement(node: Shell.Statement, w: Walk): void {
+  const before = w.cwds;
+  const inner = node.background ? { ...w } : w;
+  forEachChild(node, (child) => walk(child, inner));
+  w.cwds = union(before, w.cwds);
+}
+
+function walkAndOr(node: Shell.AndOr, w: Walk): void {
+  const before = w.cwds;
+  node.commands.forEach((command, i) => {
+    if (node.operators[i - 1] === "||") w.cwds = union(before, w.cwds);
+    walk(command, w);
+  });
+}
+
+const union = (a: string[] | null, b: string[] | null) => a && b && [...new Set([...a, ...b])];
+
+/** Bash evaluates the values of variables in arithmetic, and `a[$(id)]` in one of them runs `id`. */
+const NUMBERS = /^[\d\s+*/%()<>&|^!~?:$[\]-]*$/;
+
+/** What of a node itself, beside its commands, may run something or set a variable; or null. */
+function dangerOf(node: Shell.SyntaxNode): string | null {
+  switch (node.type) {
+    case "ParameterExpansion":
+      return isPlainExpansion(node) ? null : node.text;
+    case "ArithmeticExpansion":
+      return NUMBERS.test(node.text) ? null : node.text;
+    case "ArithmeticCommand":
+      return NUMBERS.test(node.body) ? null : `((${node.body}))`;
+    case "ArithmeticFor":
+      return "for ((…))";
+    case "TestUnary":
+      return /^-[a-zA-Z]$/.test(node.operator) && !/[vR]/.test(node.operator)
+        ? null
+        : `[[ ${node.operator} … ]]`;
+    case "TestBinary": {
+      const numeric = /^-(eq|ne|[lg][te])$/.test(node.operator);
+      const certain = [node.left, node.right].every(({ text }) => /^\d+$/.test(text));
+      return numeric && !certain ? `[[ … ${node.operator} … ]]` : null;
+    }
+    case "For":
+    case "Select": // `for PATH in ./evil; do ls; done`
+      return /^[a-z_]\w*$/.test(node.name.text) ? null : `${node.name.text}=…`;
+    case "Function":
+      return `function ${node.name.text}`;
+    case "Coproc":
+      return "coproc";
+    case "FileDescriptorVariable":
+      return `${node.name}=…`;
+    default:
+      return null;
+  }
+}
+
+/** `${x}`, `${#x}`, `${x:-y}`, `${x%.ts}`: neither assigns, nor evaluates what a variable holds. */
+function isPlainExpansion({ prefix, index, operation }: Shell.ParameterExpansionPart): boolean {
+  if (prefix === "!" || (index && !/^(\d+|[@*])$/.test(index.text))) return false;
+  if (operation?.type === "Default") return !operation.operator.includes("=");
+  return !operation || ["Remove", "Replace", "CaseModification"].includes(operation.type);
+}
+
+// ── Words and redirections ──────────────────────────────────────────────────────────────────────
+
+function readWord(word: Shell.Word, w: Walk): Arg {
+  const arg: Arg = { raw: word.text, value: "", sure: true, glob: false };
+  if (word.parts) for (const part of word.parts) addPart(arg, part, w);
+  else arg.value = word.value;
+  const home = w.place.variables.HOME ?? "";
+  if (/^~(\/|$)/.test(word.text)) arg.value = home + arg.value.slice(1);
+  else if (word.text.startsWith("~")) arg.sure = false;
+  else if (/^\w+=~(\/|$)/.test(word.text)) arg.value = arg.value.replace("~", home);
+  return arg;
+}
+
+function addPart(arg: Arg, part: Shell.WordPart, w: Walk): void {
+  switch (part.type) {
+    case "Literal":
+    case "SingleQuoted":
+    case "AnsiCQuoted":
+      arg.value += part.value;
+      return;
+    case "DoubleQuoted":
+      for (const child of part.parts) addPart(arg, child, w);
+      return;
+    case "Glob":
+      arg.glob = true;
+      arg.value += part.text;
+      return;
+    default: {
+      const value = variableOf(part, w);
+      arg.value += value ?? "";
+      arg.sure &&= value !== undefined;
+    }
+  }
+}
+
+/** The value of `$HOME` and the like, where the shell will not split it. */
+function variableOf(part: Shell.WordPart, w: Walk): string | undefined {
+  const [, name = ""] = /^\$\{?(\w+)\}?$/.exec(part.text) ?? [];
+  const { [name]: value } = w.place.variables;
+  const known = name === "PWD" && w.cwds?.length === 1 ? w.cwds[0] : value;
+  return known !== undefined && /^[\w./@+-]+$/.test(known) ? known : undefined;
+}
+
+function addRedirect(node: Shell.Redirect, w: Walk): void {
+  const target = node.target && readWord(node.target, w);
+  const duplicates = node.operator.endsWith("&") && /^(\d+-?|-)$/.test(node.target?.text ?? "");
+  if (target && !duplicates) {
+    const plain = `${node.operator} ${target.raw}`;
+    const access = node.operator === "<" ? "read" : "write";
+    w.line.parts.push({ ...opaque(plain), known: true, touches: touching(access, [target], w) });
+  }
+  forEachChild(node, (child) => walk(child, w));
+}
+
+const DEVICES = /^\/dev\/(null|stdin|stdout|stderr|fd\/\d)$/;
+
+/** What `access` to these words touches, from every folder the shell may be in. */
+const touching = (access: Touch["access"], args: Arg[], w: Walk): Touch[] =>
+  args.flatMap(({ value, sure, glob }) => {
+    if (sure && DEVICES.test(value)) return [];
+    const unknown: Touch = { access, path: null, base: "/" };
+    // Nobody knows $X in `rm -rf $X/*`; but it may be unset.
+    if (!sure && (access !== "remove" || value === "")) return [unknown];
+    if (value.startsWith("/")) return [touchAt(access, value, "/", glob)];
+    return w.cwds?.map((cwd) => touchAt(access, value, cwd, glob)) ?? [unknown];
+  });
+
+// ── Commands ────────────────────────────────────────────────────────────────────────────────────
+
+function walkCommand(node: Shell.Command, w: Walk): void {
+  const words = [...(node.name ? [node.name] : []), ...node.args];
+  const args = words.map((word) =>
+    word.type === "Word"
+      ? readWord(word, w)
+      : { raw: word.text, value: word.text, sure: false, glob: false },
+  );
+  const sets = node.prefix.filter((one) => one.type === "Assignment");
+  const command = args.length > 0 ? [describe(args, w)] : [];
+  if (sets.length === 0) w.line.parts.push(...command);
+  else w.line.parts.push(setting(sets, command));
+  forEachChild(node, (child) => walk(child, w));
+  follow(args, command, w);
+}
+
+/** `LANG=C ls` does what `ls` does; `PAGER=x git log` may do anything. */
+function setting(sets: Shell.Assignment[], inner: Part[]): Part {
+  const safe = sets.every(({ text }) => assignable.test(text));
+  const before = sets.map(({ text }) => text).join(" ");
+  const text = [before, ...inner.map((part) => part.text)].join(" ");
+  const plain = [before, ...inner.map((part) => part.plain)].join(" ");
+  return { ...opaque(plain), text, passes: safe && inner.length > 0, inner };
+}
+
+/** Moves the walk to where a `cd` leads; to anywhere after what may hide one. */
+function follow(args: Arg[], command: Part[], w: Walk): void {
+  const moves = /^(cd|pushd|popd|eval|source|\.)( |$)/;
+  if (!flatten(command).some(({ plain }) => moves.test(plain))) return;
+  const [target, ...more] = args.slice(1).filter(({ value }) => value !== "--");
+  const certain = target ? target.sure && !target.glob && !/^-/.test(target.value) : true;
+  if (args[0]?.value !== "cd" || more.length > 0 || !certain) w.cwds = null;
+  // Bash takes `..` off the name it came by, whatever links were in it.
+  else if (!target) w.cwds = [w.place.variables.HOME ?? "/"];
+  else w.cwds = w.cwds && w.cwds.map((cwd) => posix.resolve(cwd, target.value));
+}
+
+function describe(args: Arg[], w: Walk): Part {
+  const [name = "", ...rest] = args.map(({ raw, value, sure }) => (sure ? value : raw));
+  const plain = [posix.basename(name), ...rest].join(" ");
+  const part: Part = { ...opaque(plain), text: args.map(({ raw }) => raw).join(" ") };
+  const deeper = { ...w, depth: w.depth + 1 };
+  if (w.depth >= MAX_DEPTH) {
+    w.line.trouble ??= "its commands are nested too deep";
+    return part;
+  }
+  const script = scriptOf(args, plain);
+  if (script) return { ...part, passes: script.only, inner: readInner(script.text, deeper) };
+  const skip = safeWrapper.exec(part.text ?? "")?.[0].split(" ").length;
+  const inner = skip ? [args.slice(skip - 1)] : wrapped(args, plain);
+  if (inner.length > 0)
+    return { ...part, passes: !!skip, inner: inner.map((one) => describe(one, deeper)) };
+  return { ...part, ...effectsOf(args, plain, w) };
+}
+
+/** The text a command gives a shell to run. `only`: it does nothing else. */
+function scriptOf(args: Arg[], plain: string): { text: string; only: boolean } | null {
+  const join = (words: Arg[]) => words.map(({ value }) => value).join(" ");
+  if (args.some(({ sure }) => !sure)) return null;
+  if (/^(eval|trap) /.test(plain)) return { text: join(args.slice(1)), only: false };
+  const split = /^env .*?(?:-\w*S|--split-string)[ =]?(.*)$/s.exec(plain)?.[1];
+  if (split !== undefined) return { text: split, only: false };
+  const at = args.findIndex(({ value }) => /^-\w*c$/.test(value));
+  if (at < 1 || !/^(ba|da|z|k|a)?sh /.test(plain)) return null;
+  return { text: args[at + 1]?.value ?? "", only: at === 1 && args[0]?.sure === true };
+}
+
+function readInner(source: string, w: Walk): Part[] {
+  const line: Line = { trouble: null, parts: [] };
+  walk(parse(source), { ...w, source, line });
+  w.line.trouble ??= line.trouble;
+  return line.parts;
+}
+
+/** What `sudo`, `xargs` or `find -exec` may run: every reading of their arguments that is likely. */
+function wrapped(args: Arg[], plain: string): Arg[][] {
+  const found: Arg[][] = [];
+  const from = plain.startsWith("find ")
+    ? args.findIndex(({ value }) => /^-(exec|ok)(dir)?$/.test(value))
+    : Number(wrapper.test(plain)) - 1;
+  for (let i = from + 1; from >= 0 && i < args.length && found.length < 3; i++) {
+    const { value = "" } = args[i] ?? {};
+    if (value.startsWith("-")) continue;
+    found.push(args.slice(i));
+    // The word after a flag may be its value; a number, an assignment or a path its operand.
+    const before = i > 1 && args[i - 1]?.value.startsWith("-");
+    if (!before && !/[=/]|^[\d.]+[smhd]?$/.test(value)) break;
+  }
+  return found;
+}
+
+// ── What is known of programs ───────────────────────────────────────────────────────────────────
+
+type Effects = Pick<Part, "known" | "touches">;
+
+function effectsOf(args: Arg[], plain: string, w: Walk): Effects {
+  const found = findReader(args.map(({ value }) => value));
+  if (found && (!plain.startsWith("git") || w.cwds?.join() === w.place.cwd)) {
+    const effects = reading(found.reader, args.slice(found.words), w);
+    if (effects) return { ...effects, known: !w.nested };
+  }
+  return writing(args, plain, w) ?? { known: false, touches: mentioning(args.slice(1), w) };
+}
+
+const isFlag = ({ value }: Arg) => /^-./.test(value);
+
+/** The words that are no flags: those without a dash, and all after `--`. */
+function operandsOf(args: Arg[]): Arg[] {
+  const end = args.findIndex(({ value }) => value === "--");
+  const before = (end < 0 ? args : args.slice(0, end)).filter((arg) => !isFlag(arg));
+  return end < 0 ? before : [...before, ...args.slice(end + 1)];
+}
+
+/** What a reader touches, or null where one of its words is not on its list. */
+function reading(reader: Reader, args: Arg[], w: Walk): Effects | null {
+  const { flags, operand, first, max = Infinity, free, dynamic } = reader;
+  const operands = operandsOf(args);
+  const others = args.filter((arg) => !operands.includes(arg) && arg.value !== "--");
+  const [head] = operands;
+  if (!args.every((arg) => arg.sure || dynamic)) return null;
+  // A name that begins with a wildcard may turn out to be a flag: `sort *`.
+  if (flags && args.some(({ glob, value }) => glob && /^[*?[]/.test(value))) return null;
+  if (flags && !others.every(({ value }) => flags.test(value))) return null;
+  if (operands.length > max || (operand && !operands.every((one) => operand.test(one.value))))
+    return null;
+  if (first && !first.test(head?.value ?? "")) return null;
+  if (free) return { known: true, touches: touching("read", operands.filter((one) => one.glob), w) };
+  const taken = first && !others.some(({ value }) => /^-\w*e$|^--files$/.test(value)) ? 1 : 0;
+  const here: Arg = { raw: ".", value: ".", sure: true, glob: false };
+  return { known: true, touches: touching("read", [...operands.slice(taken), here], w) };
+}
+
+/** What a program writes whose arguments name files; null for any other. */
+function writing(args: Arg[], plain: string, w: Walk): Effects | null {
+  const writer = findWriter(plain);
+  if (!writer) return null;
+  const rest = args.slice(1);
+  const operands = operandsOf(rest).map((arg) => ({ ...arg, value: arg.value.replace(/^of=/, "") }));
+  const flags = rest.filter((arg) => isFlag(arg) && !operands.includes(arg));
+  const listed = flags.every(({ value }) => writer.flags?.test(value));
+  const fixed = operands.length > 0 && operands.every(({ sure, glob }) => sure && !glob);
+  const access = writer.removes?.test(plain) ? "remove" : "write";
+  const target = operands.at(-1);
+  if (!writer.into || !target || !listed)
+    return {
+      known: listed && fixed && !w.nested,
+      touches: [...touching(access, operands, w), ...mentioning(flags, w)],
+    };
+  // Into a folder, things go under their own names; what stands there may be a link.
+  const sources = operands.slice(0, -1);
+  const placed = sources.map((arg) => ({
+    ...arg,
+    value: `${target.value}/${posix.basename(arg.value)}`,
+    sure: arg.sure && target.sure,
+  }));
+  const taken = touching(writer.into === "copies" ? "read" : "write", sources, w);
+  const touches = [...taken, ...touching("write", [target, ...placed], w)];
+  return { known: fixed && !w.nested, touches };
+}
+
+/** Whatever might be a file among the words of a program that nobody knows. */
+function mentioning(args: Arg[], w: Walk): Touch[] {
+  const named = args.filter(({ value, sure }) => sure && value.length < 4096 && !/\s/.test(value));
+  return named.flatMap((arg, i) => {
+    const value = arg.value.replace(/^-[^=]*=?/, "").replace(/^@/, "");
+    const output = /^(-o|-O|--output(-document)?)$/.test(args[args.indexOf(arg) - 1]?.value ?? "");
+    return value ? touching(output ? "write" : "mention", [{ ...arg, value }], w) : [];
+  });
+}

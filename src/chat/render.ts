@@ -1,0 +1,213 @@
+/**
+ * From a turn's outputs to printed lines. Each event is printed once and for good: an answer block
+ * by block as it streams, a tool call together with its result. What still grows is the tail.
+ */
+import type { Event, LoggedEvent, Output, ToolCall } from "../types.ts";
+import { nameOf, renderResult, titleOf, type View } from "./calls.ts";
+import { escapeLine, escapeText, keepColours } from "./escape.ts";
+import { MarkdownStream } from "./markdown.ts";
+import { chop, cyan, dim, fit, glyphs, plural, red, wrap } from "./style.ts";
+
+export type RendererOptions = {
+  print(lines: string[]): void;
+  columns: () => number;
+  cwd: string;
+  verbose: boolean;
+  /** Markdown is printed as it came. */
+  plain: boolean;
+};
+
+export class Renderer {
+  #options: RendererOptions;
+  #answer: MarkdownStream;
+  #calls = new Map<string, ToolCall>();
+  #seenPatches = new Set<string>();
+  /** Characters of text and thinking that were streamed and are not logged yet. */
+  #streamed = { text: 0, thinking: 0 };
+  #thinking = "";
+  #isAnswering = false;
+  #atGap = true;
+
+  constructor(options: RendererOptions) {
+    this.#options = options;
+    const printAnswer = (lines: string[]): void => this.#print(lines);
+    this.#answer = new MarkdownStream(printAnswer, options.columns, options.plain);
+  }
+
+  /** What a call is about, e.g. "Bash npm test". */
+  titleOf(id: string): string {
+    const call = this.#calls.get(id);
+    return call ? `${nameOf(call.name)} ${titleOf(call, this.#options.cwd)}`.trimEnd() : "";
+  }
+
+  /** The diff of this call was shown when the person was asked: it is not printed again. */
+  markSeen(id: string): void {
+    this.#seenPatches.add(id);
+  }
+
+  /** Prints a block of lines, apart from what stands above it. */
+  block(lines: string[]): void {
+    this.#endAnswer();
+    this.#space();
+    this.#print(lines);
+  }
+
+  /** What a person said: echoed as it was shown, under `›`. */
+  echo(text: string): void {
+    const rows = escapeText(text)
+      .split("\n")
+      .flatMap((line) => wrap(line, this.#options.columns() - 3));
+    this.block(rows.map((row, index) => `${cyan(index === 0 ? glyphs.prompt : " ")} ${row}`));
+  }
+
+  /** Of a reopened session: everything since the last but `turns` inputs. */
+  replay(events: readonly LoggedEvent[], turns = 3): void {
+    const isInput = ({ event }: LoggedEvent) => event.type === "input" && event.origin === "person";
+    const starts = events.flatMap((event, index) => (isInput(event) ? [index] : []));
+    const from = starts.at(-turns) ?? 0;
+    for (const { event } of events.slice(0, from))
+      if (event.type === "tool_call") this.#calls.set(event.id, event);
+    if (starts.length > turns)
+      this.block([dim(`${glyphs.more} ${plural(starts.length - turns, "earlier turn")}`)]);
+    for (const { event } of events.slice(from)) {
+      if (event.type === "input") this.#echoInput(event);
+      else this.take(event);
+    }
+  }
+
+  #echoInput({ parts }: Event & { type: "input" }): void {
+    const [first, ...others] = parts;
+    this.echo(first?.type === "text" ? first.text : "[image]");
+    if (others.length > 0)
+      this.#print([dim(`  ${glyphs.result} ${plural(others.length, "attachment")}`)]);
+  }
+
+  take(output: Output): void {
+    switch (output.type) {
+      case "text_delta":
+        this.#streamed.text += output.text.length;
+        return this.#addText(output.text);
+      case "thinking_delta":
+        this.#streamed.thinking += output.text.length;
+        return this.#addThinking(output.text);
+      case "text":
+        if (this.#streamed.text === 0) this.#addText(output.text);
+        this.#streamed.text = Math.max(0, this.#streamed.text - output.text.length);
+        return this.#endAnswer();
+      case "thinking":
+        if (this.#streamed.thinking === 0 && output.text) this.#addThinking(output.text);
+        this.#streamed.thinking = Math.max(0, this.#streamed.thinking - output.text.length);
+        return;
+      default:
+        this.#takeEvent(output);
+    }
+  }
+
+  #takeEvent(output: Output): void {
+    switch (output.type) {
+      case "tool_call":
+        this.#calls.set(output.id, output);
+        return this.#endAnswer();
+      case "answer":
+        this.#streamed = { text: 0, thinking: 0 };
+        return this.#endAnswer();
+      case "tool_result":
+        return this.block(
+          renderResult(
+            this.#calls.get(output.id) ?? null,
+            output,
+            this.#view,
+            this.#seenPatches.has(output.id),
+          ),
+        );
+      case "compaction":
+        return this.block([dim("The conversation so far was summarised to make room.")]);
+      case "healed":
+        return this.block([dim(escapeLine(output.detail))]);
+      case "turn_end":
+        return this.#endTurn(output);
+      default:
+    }
+  }
+
+  /** The unfinished end of the answer, or of the model's thinking. */
+  tail(columns: number, maxRows: number): string[] {
+    if (!this.#thinking) return this.#answer.tail(columns, maxRows);
+    const text = escapeText(this.#thinking.slice(-columns * 2)).replaceAll("\n", " ");
+    return chop(text, columns - 3)
+      .slice(-Math.min(2, maxRows))
+      .map((row) => dim(`  ${row}`));
+  }
+
+  get #view(): View {
+    const { cwd, verbose, columns } = this.#options;
+    return { cwd, verbose, columns: columns() };
+  }
+
+  #addText(text: string): void {
+    this.#endThinking();
+    if (!this.#isAnswering && !text.trim()) return;
+    if (!this.#isAnswering) this.#space();
+    this.#answer.push(this.#isAnswering ? text : text.trimStart());
+    this.#isAnswering = true;
+  }
+
+  #addThinking(text: string): void {
+    if (!this.#thinking) this.#endAnswer();
+    this.#thinking += text;
+  }
+
+  /** Thinking is folded to one line, unless all is to be shown. */
+  #endThinking(): void {
+    const text = escapeText(this.#thinking.trim());
+    this.#thinking = "";
+    if (!text) return;
+    const { columns, verbose } = this.#view;
+    this.#space();
+    if (verbose)
+      this.#print(
+        text
+          .split("\n")
+          .flatMap((line) => wrap(line, columns - 1))
+          .map(dim),
+      );
+    else this.#print([dim(fit(`${glyphs.more} ${text.replaceAll(/\s+/g, " ")}`, columns - 1))]);
+  }
+
+  #endAnswer(): void {
+    this.#endThinking();
+    if (this.#isAnswering) this.#answer.end();
+    this.#isAnswering = false;
+  }
+
+  #endTurn({ reason, detail = "" }: Event & { type: "turn_end" }): void {
+    this.#endAnswer();
+    this.#streamed = { text: 0, thinking: 0 };
+    if (reason === "done" && !detail) return;
+    const text = detail || reason.replaceAll("_", " ");
+    const rows = wrap(`${glyphs.result} ${escapeText(text)}`, this.#view.columns - 1);
+    this.block(rows.map(reason === "failed" ? red : dim));
+  }
+
+  #space(): void {
+    if (!this.#atGap) this.#print([""]);
+  }
+
+  #print(lines: string[]): void {
+    if (lines.length === 0) return;
+    this.#atGap = lines.at(-1) === "";
+    this.#options.print(lines);
+  }
+}
+
+/** Prints a turn where there is no live area, e.g. into a pipe. */
+export function printPlain(): (output: Output) => void {
+  const renderer = new Renderer({
+    print: (lines) => console.log(lines.map(keepColours).join("\n")),
+    columns: () => 80,
+    cwd: process.cwd(),
+    verbose: false,
+    plain: false,
+  });
+  return (output) => renderer.take(output);
+}

@@ -1,0 +1,113 @@
+/**
+ * Local hands: the tools, run in this process.
+ *
+ * Invariant: `run` always resolves with something the model can read: an unknown name, arguments of
+ * the wrong shape, even a fault inside a tool; it rejects with the signal's reason and with nothing
+ * else. Permissions are not asked here: who calls `run` has done that.
+ */
+import { config } from "../config.ts";
+import { messageOf } from "../errors.ts";
+import { cutMiddle } from "../tools/capture.ts";
+import { MARK } from "../tools/processes.ts";
+import { endSession, scrubEnv } from "../tools/shell.ts";
+import { builtinTools, checkInput, specOf } from "../tools/tools.ts";
+import type { Hands, Tool, ToolCall, ToolOutput, Workbench } from "../types.ts";
+
+export type LocalHandsOptions = {
+  /** Absolute, real paths; the workspace first. */
+  roots: readonly string[];
+  /** What commands inherit, without its secrets. Default: this process's environment. */
+  env?: Record<string, string | undefined>;
+  tools?: readonly Tool[];
+};
+
+/** Hands in this process. `close` ends every process that they started. */
+export function openLocalHands(options: LocalHandsOptions): Hands {
+  const { roots, env = process.env, tools = builtinTools } = options;
+  const byName = new Map(tools.map((tool) => [tool.name, tool]));
+  const workbench: Workbench = {
+    roots,
+    stamps: new Map(),
+    shells: new Map(),
+    env: { ...scrubEnv(env), [MARK]: `${env[MARK] ?? ""}/${crypto.randomUUID()}` },
+  };
+  let isClosed = false;
+  return {
+    tools: tools.map(specOf),
+    isReadOnly: (name) => byName.get(name)?.readOnly ?? false,
+    async run(call, signal) {
+      signal.throwIfAborted();
+      if (isClosed) return failed("The session is ending; no tool runs any more.");
+      const ready = prepare(call, byName);
+      return "error" in ready ? failed(ready.error) : runTool(ready, workbench, signal);
+    },
+    preview: (call) => previewOf(prepare(call, byName), workbench),
+    async close() {
+      isClosed = true;
+      await endSession(workbench);
+    },
+  };
+}
+
+type Ready = { tool: Tool; input: unknown };
+
+function prepare(call: ToolCall, byName: Map<string, Tool>): Ready | { error: string } {
+  const tool = byName.get(call.name);
+  if (!tool) return { error: unknownTool(call.name, [...byName.keys()]) };
+  if (call.invalid !== undefined) return { error: unreadable(call.name, call.invalid) };
+  const checked = checkInput(tool, call.input);
+  return "error" in checked ? checked : { tool, input: checked.input };
+}
+
+async function runTool(
+  { tool, input }: Ready,
+  workbench: Workbench,
+  signal: AbortSignal,
+): Promise<ToolOutput> {
+  try {
+    return bound(await tool.run(input, workbench, signal));
+  } catch (error) {
+    if (signal.aborted) throw signal.reason;
+    return failed(
+      `${tool.name} failed for a reason that lies in claw, not in the arguments: ${messageOf(error)}. Try another way.`,
+    );
+  }
+}
+
+async function previewOf(
+  ready: Ready | { error: string },
+  workbench: Workbench,
+): Promise<string | null> {
+  if ("error" in ready) return null;
+  try {
+    return (await ready.tool.preview?.(ready.input, workbench)) ?? null;
+  } catch {
+    return null; // What fails here fails in `run` too, where the model is told.
+  }
+}
+
+/** Tools bound what they return by themselves, and know a better cure; this is for one that forgot. */
+function bound(output: ToolOutput): ToolOutput {
+  const { resultChars } = config.limits;
+  if (output.content.length <= resultChars) return output;
+  const content = cutMiddle(output.content, resultChars - 200, "to see them, ask for less at once");
+  return { ...output, content };
+}
+
+function failed(content: string): ToolOutput {
+  return { content, isError: true };
+}
+
+function unknownTool(name: string, names: string[]): string {
+  const plain = (text: string) => text.toLowerCase().replaceAll(/[^a-z]/g, "");
+  const wanted = plain(name);
+  const inside = names.filter((one) => wanted.includes(plain(one)));
+  const near = inside.toSorted((one, other) => other.length - one.length)[0];
+  const hint = near ? ` Did you mean ${near}?` : "";
+  return `There is no tool ${JSON.stringify(name.slice(0, 80))}.${hint} The tools are: ${names.join(", ")}.`;
+}
+
+function unreadable(name: string, raw: string): string {
+  const start = raw.length > 200 ? `${raw.slice(0, 200).toWellFormed()}…` : raw;
+  return `The arguments of ${name} are no JSON object, so it did not run. Send one JSON object. They began: ${start || "(nothing)"}`;
+}
