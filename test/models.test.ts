@@ -80,7 +80,7 @@ function bytewise(text: string, size: number): Response {
   const body = async function* () {
     for (let at = 0; at < bytes.length; at += size) {
       yield bytes.slice(at, at + size);
-      await new Promise(setImmediate); // else they leave in one write
+      await Bun.sleep(1); // else they leave in one write
     }
   };
   return new Response(body(), { headers: { "content-type": "text/event-stream" } });
@@ -89,9 +89,9 @@ function bytewise(text: string, size: number): Response {
 const shapes: [string, (frames: string[]) => Response][] = [
   ["as it should be", (frames) => sse(frames)],
   ["in one write", (frames) => sse([frames.join("")])],
-  ["in pieces of 7 bytes", (frames) => bytewise(frames.join(""), 7)],
+  ["in pieces of 13 bytes", (frames) => bytewise(frames.join(""), 13)],
   ["with CRLF", (frames) => sse([frames.join("").replaceAll("\n", "\r\n")])],
-  ["with CRLF in pieces of 3", (frames) => bytewise(frames.join("").replaceAll("\n", "\r\n"), 3)],
+  ["with CRLF in pieces of 17", (frames) => bytewise(frames.join("").replaceAll("\n", "\r\n"), 17)],
   ["with comments", (frames) => sse(frames.flatMap((frame) => [": PROCESSING\n\n", frame]))],
   ["without a space after data:", (frames) => sse(frames.map((f) => f.replace("data: ", "data:")))],
   ["without a last blank line", (frames) => sse([frames.join("").trimEnd()])],
@@ -316,7 +316,9 @@ describe.each(wires)("%s: status 200 with", (wire) => {
     };
     using server = startScripted([{ raw: () => new Response(body()) }]);
     const error = await caught(ask(server, wire));
-    expect(String(error)).toMatch(/broke off after \d+ characters/);
+    expect(String(error)).toMatch(
+      /broke off after \d+ characters\. It said: "Overloaded" Say "go on"/,
+    );
     expect(server.requests).toHaveLength(1);
   });
 });
@@ -1167,6 +1169,14 @@ test.each(lessons)("openai: learns once about %s", async (_, message, isWrong) =
   expect(server.requests.map(({ json }) => isWrong(json))).toEqual([true, false, false]);
 });
 
+test("openai: learns the second thing where a refusal names two", async () => {
+  const message = "max_tokens not permitted in { stream_options: {}, max_tokens: 9000 }";
+  using server = startScripted(({ json }) =>
+    "max_tokens" in json ? { status: 422, body: { error: { message } } } : { text: "ok" },
+  );
+  expect((await ask(server, "openai", tired)).said).toBe("ok");
+});
+
 test("anthropic: learns the model's own limit of output", async () => {
   using server = startScripted(({ json }) =>
     json.max_tokens > 8192
@@ -1196,6 +1206,12 @@ test("openai: what is still refused is not sent for ever", async () => {
 
 const key = "very-secret-0123456789";
 const sentences: [string, Reply, RegExp, number][] = [
+  [
+    "308",
+    { status: 308, body: "", headers: { location: "http://127.0.0.1:1/v2" } },
+    /redirects \(308\): set \w+_BASE_URL .*127.0.0.1:1\/v2/,
+    308,
+  ],
   [
     "a masked key",
     { status: 401, body: { error: { message: "Incorrect: sk-proj-****secret" } } },

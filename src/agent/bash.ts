@@ -8,18 +8,16 @@
 import { posix } from "node:path";
 import { forEachChild, parse } from "unbash";
 import type * as Shell from "unbash";
-import { assignable, findReader, findWriter, type Reader, safeWrapper, wrapper } from "./programs.ts";
-
-/**
- * A file that a part reads, writes, removes with all below it, or merely mentions. `path` starts at
- * the root and may hold `..`; null: only the shell will know it. `base` is what comes before the
- * first wildcard, and is `path` where there is none.
- */
-export type Touch = {
-  access: "read" | "write" | "remove" | "mention";
-  path: string | null;
-  base: string;
-};
+import {
+  type Arg,
+  ASSIGNABLE,
+  effectsOf,
+  type Here,
+  type Touch,
+  touching,
+  type Within,
+  withinOf,
+} from "./programs.ts";
 
 /**
  * One simple command, one redirection, or an expansion that could run something.
@@ -58,8 +56,7 @@ type Walk = {
   line: Line;
 };
 
-/** A word. `value` leaves out what is not `sure`; `glob`: it holds a pattern the shell expands. */
-type Arg = { raw: string; value: string; sure: boolean; glob: boolean };
+const hereOf = ({ cwds, place }: Walk): Here => ({ cwds, start: place.cwd });
 
 /** Reads `command`, which starts in `place.cwd`. Never throws. */
 export function readLine(command: string, place: Place): Line {
@@ -77,7 +74,7 @@ export const flatten = (parts: Part[]): Part[] =>
   parts.flatMap((part) => [part, ...flatten(part.inner)]);
 
 /** Something that is no command, of which nothing is known. */
-const opaque = (plain: string): Part => ({
+export const opaque = (plain: string): Part => ({
   text: null,
   plain,
   known: false,
@@ -85,21 +82,6 @@ const opaque = (plain: string): Part => ({
   touches: [],
   inner: [],
 });
-
-/** `value` as a path below `cwd`; with `glob`, all that the pattern may match. */
-export function touchAt(
-  access: Touch["access"],
-  value: string,
-  cwd: string,
-  glob: boolean,
-): Touch {
-  const path = value.startsWith("/") ? value : `${cwd}/${value}`;
-  const [fixed = path] = glob ? path.split(/[*?[{(!]/, 1) : [path];
-  if (fixed === path) return { access, path, base: path };
-  const base = fixed.slice(0, fixed.lastIndexOf("/")) || "/";
-  // What a wildcard matched may be a link, and `..` then leads anywhere.
-  return { access, path: path.slice(base.length).includes("..") ? null : path, base };
-}
 
 // ── The tree ────────────────────────────────────────────────────────────────────────────────────
 
@@ -251,23 +233,14 @@ function addRedirect(node: Shell.Redirect, w: Walk): void {
   if (target && !duplicates) {
     const plain = `${node.operator} ${target.raw}`;
     const access = node.operator === "<" ? "read" : "write";
-    w.line.parts.push({ ...opaque(plain), known: true, touches: touching(access, [target], w) });
+    w.line.parts.push({
+      ...opaque(plain),
+      known: true,
+      touches: touching(access, [target], hereOf(w)),
+    });
   }
   forEachChild(node, (child) => walk(child, w));
 }
-
-const DEVICES = /^\/dev\/(null|stdin|stdout|stderr|fd\/\d)$/;
-
-/** What `access` to these words touches, from every folder the shell may be in. */
-const touching = (access: Touch["access"], args: Arg[], w: Walk): Touch[] =>
-  args.flatMap(({ value, sure, glob }) => {
-    if (sure && DEVICES.test(value)) return [];
-    const unknown: Touch = { access, path: null, base: "/" };
-    // Nobody knows $X in `rm -rf $X/*`; but it may be unset.
-    if (!sure && (access !== "remove" || value === "")) return [unknown];
-    if (value.startsWith("/")) return [touchAt(access, value, "/", glob)];
-    return w.cwds?.map((cwd) => touchAt(access, value, cwd, glob)) ?? [unknown];
-  });
 
 // ── Commands ────────────────────────────────────────────────────────────────────────────────────
 
@@ -288,7 +261,7 @@ function walkCommand(node: Shell.Command, w: Walk): void {
 
 /** `LANG=C ls` does what `ls` does; `PAGER=x git log` may do anything. */
 function setting(sets: Shell.Assignment[], inner: Part[]): Part {
-  const safe = sets.every(({ text }) => assignable.test(text));
+  const safe = sets.every(({ text }) => ASSIGNABLE.test(text));
   const before = sets.map(({ text }) => text).join(" ");
   const text = [before, ...inner.map((part) => part.text)].join(" ");
   const plain = [before, ...inner.map((part) => part.plain)].join(" ");
@@ -300,7 +273,7 @@ function follow(args: Arg[], command: Part[], w: Walk): void {
   const moves = /^(cd|pushd|popd|eval|source|\.)( |$)/;
   if (!flatten(command).some(({ plain }) => moves.test(plain))) return;
   const [target, ...more] = args.slice(1).filter(({ value }) => value !== "--");
-  const certain = target ? target.sure && !target.glob && !/^-/.test(target.value) : true;
+  const certain = target ? target.sure && !target.glob && !target.value.startsWith("-") : true;
   if (args[0]?.value !== "cd" || more.length > 0 || !certain) w.cwds = null;
   // Bash takes `..` off the name it came by, whatever links were in it.
   else if (!target) w.cwds = [w.place.variables.HOME ?? "/"];
@@ -310,132 +283,22 @@ function follow(args: Arg[], command: Part[], w: Walk): void {
 function describe(args: Arg[], w: Walk): Part {
   const [name = "", ...rest] = args.map(({ raw, value, sure }) => (sure ? value : raw));
   const plain = [posix.basename(name), ...rest].join(" ");
-  const part: Part = { ...opaque(plain), text: args.map(({ raw }) => raw).join(" ") };
-  const deeper = { ...w, depth: w.depth + 1 };
-  if (w.depth >= MAX_DEPTH) {
-    w.line.trouble ??= "its commands are nested too deep";
-    return part;
+  const text = args.map(({ raw }) => raw).join(" ");
+  const within = withinOf(args, text, plain);
+  if (!within) {
+    const { known, touches } = effectsOf(args, plain, hereOf(w));
+    return { ...opaque(plain), text, known: known && !w.nested, touches };
   }
-  const script = scriptOf(args, plain);
-  if (script) return { ...part, passes: script.only, inner: readInner(script.text, deeper) };
-  const skip = safeWrapper.exec(part.text ?? "")?.[0].split(" ").length;
-  const inner = skip ? [args.slice(skip - 1)] : wrapped(args, plain);
-  if (inner.length > 0)
-    return { ...part, passes: !!skip, inner: inner.map((one) => describe(one, deeper)) };
-  return { ...part, ...effectsOf(args, plain, w) };
+  if (w.depth >= MAX_DEPTH) w.line.trouble ??= "its commands are nested too deep";
+  const deeper = { ...w, depth: w.depth + 1 };
+  const inner = w.depth >= MAX_DEPTH ? [] : runs(within, deeper);
+  return { ...opaque(plain), text, passes: within.only && inner.length > 0, inner };
 }
 
-/** The text a command gives a shell to run. `only`: it does nothing else. */
-function scriptOf(args: Arg[], plain: string): { text: string; only: boolean } | null {
-  const join = (words: Arg[]) => words.map(({ value }) => value).join(" ");
-  if (args.some(({ sure }) => !sure)) return null;
-  if (/^(eval|trap) /.test(plain)) return { text: join(args.slice(1)), only: false };
-  const split = /^env .*?(?:-\w*S|--split-string)[ =]?(.*)$/s.exec(plain)?.[1];
-  if (split !== undefined) return { text: split, only: false };
-  const at = args.findIndex(({ value }) => /^-\w*c$/.test(value));
-  if (at < 1 || !/^(ba|da|z|k|a)?sh /.test(plain)) return null;
-  return { text: args[at + 1]?.value ?? "", only: at === 1 && args[0]?.sure === true };
-}
-
-function readInner(source: string, w: Walk): Part[] {
+function runs({ script, commands }: Within, w: Walk): Part[] {
+  if (script === undefined) return commands.map((args) => describe(args, w));
   const line: Line = { trouble: null, parts: [] };
-  walk(parse(source), { ...w, source, line });
+  walk(parse(script), { ...w, source: script, line });
   w.line.trouble ??= line.trouble;
   return line.parts;
-}
-
-/** What `sudo`, `xargs` or `find -exec` may run: every reading of their arguments that is likely. */
-function wrapped(args: Arg[], plain: string): Arg[][] {
-  const found: Arg[][] = [];
-  const from = plain.startsWith("find ")
-    ? args.findIndex(({ value }) => /^-(exec|ok)(dir)?$/.test(value))
-    : Number(wrapper.test(plain)) - 1;
-  for (let i = from + 1; from >= 0 && i < args.length && found.length < 3; i++) {
-    const { value = "" } = args[i] ?? {};
-    if (value.startsWith("-")) continue;
-    found.push(args.slice(i));
-    // The word after a flag may be its value; a number, an assignment or a path its operand.
-    const before = i > 1 && args[i - 1]?.value.startsWith("-");
-    if (!before && !/[=/]|^[\d.]+[smhd]?$/.test(value)) break;
-  }
-  return found;
-}
-
-// ── What is known of programs ───────────────────────────────────────────────────────────────────
-
-type Effects = Pick<Part, "known" | "touches">;
-
-function effectsOf(args: Arg[], plain: string, w: Walk): Effects {
-  const found = findReader(args.map(({ value }) => value));
-  if (found && (!plain.startsWith("git") || w.cwds?.join() === w.place.cwd)) {
-    const effects = reading(found.reader, args.slice(found.words), w);
-    if (effects) return { ...effects, known: !w.nested };
-  }
-  return writing(args, plain, w) ?? { known: false, touches: mentioning(args.slice(1), w) };
-}
-
-const isFlag = ({ value }: Arg) => /^-./.test(value);
-
-/** The words that are no flags: those without a dash, and all after `--`. */
-function operandsOf(args: Arg[]): Arg[] {
-  const end = args.findIndex(({ value }) => value === "--");
-  const before = (end < 0 ? args : args.slice(0, end)).filter((arg) => !isFlag(arg));
-  return end < 0 ? before : [...before, ...args.slice(end + 1)];
-}
-
-/** What a reader touches, or null where one of its words is not on its list. */
-function reading(reader: Reader, args: Arg[], w: Walk): Effects | null {
-  const { flags, operand, first, max = Infinity, free, dynamic } = reader;
-  const operands = operandsOf(args);
-  const others = args.filter((arg) => !operands.includes(arg) && arg.value !== "--");
-  const [head] = operands;
-  if (!args.every((arg) => arg.sure || dynamic)) return null;
-  // A name that begins with a wildcard may turn out to be a flag: `sort *`.
-  if (flags && args.some(({ glob, value }) => glob && /^[*?[]/.test(value))) return null;
-  if (flags && !others.every(({ value }) => flags.test(value))) return null;
-  if (operands.length > max || (operand && !operands.every((one) => operand.test(one.value))))
-    return null;
-  if (first && !first.test(head?.value ?? "")) return null;
-  if (free) return { known: true, touches: touching("read", operands.filter((one) => one.glob), w) };
-  const taken = first && !others.some(({ value }) => /^-\w*e$|^--files$/.test(value)) ? 1 : 0;
-  const here: Arg = { raw: ".", value: ".", sure: true, glob: false };
-  return { known: true, touches: touching("read", [...operands.slice(taken), here], w) };
-}
-
-/** What a program writes whose arguments name files; null for any other. */
-function writing(args: Arg[], plain: string, w: Walk): Effects | null {
-  const writer = findWriter(plain);
-  if (!writer) return null;
-  const rest = args.slice(1);
-  const operands = operandsOf(rest).map((arg) => ({ ...arg, value: arg.value.replace(/^of=/, "") }));
-  const flags = rest.filter((arg) => isFlag(arg) && !operands.includes(arg));
-  const listed = flags.every(({ value }) => writer.flags?.test(value));
-  const fixed = operands.length > 0 && operands.every(({ sure, glob }) => sure && !glob);
-  const access = writer.removes?.test(plain) ? "remove" : "write";
-  const target = operands.at(-1);
-  if (!writer.into || !target || !listed)
-    return {
-      known: listed && fixed && !w.nested,
-      touches: [...touching(access, operands, w), ...mentioning(flags, w)],
-    };
-  // Into a folder, things go under their own names; what stands there may be a link.
-  const sources = operands.slice(0, -1);
-  const placed = sources.map((arg) => ({
-    ...arg,
-    value: `${target.value}/${posix.basename(arg.value)}`,
-    sure: arg.sure && target.sure,
-  }));
-  const taken = touching(writer.into === "copies" ? "read" : "write", sources, w);
-  const touches = [...taken, ...touching("write", [target, ...placed], w)];
-  return { known: fixed && !w.nested, touches };
-}
-
-/** Whatever might be a file among the words of a program that nobody knows. */
-function mentioning(args: Arg[], w: Walk): Touch[] {
-  const named = args.filter(({ value, sure }) => sure && value.length < 4096 && !/\s/.test(value));
-  return named.flatMap((arg, i) => {
-    const value = arg.value.replace(/^-[^=]*=?/, "").replace(/^@/, "");
-    const output = /^(-o|-O|--output(-document)?)$/.test(args[args.indexOf(arg) - 1]?.value ?? "");
-    return value ? touching(output ? "write" : "mention", [{ ...arg, value }], w) : [];
-  });
 }

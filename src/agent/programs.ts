@@ -45,17 +45,28 @@ type Reader = {
 };
 
 const GREP =
-  /^-[acEFGHhiIlLnoPqrRsvwxyzZUbT\d]*([ABCm]\d*|e)?$|^--(include|exclude|exclude-dir|colou?r|context|(after|before)-context|max-count)=.*$|^--(ignore-case|line-number|recursive|only-matching|count|files-with(out-match|-matches)|(word|line)-regexp|invert-match|(no|with)-filename|(fixed-strings|(extended|perl)-regexp)|no-messages|quiet)$/;
+  /^-[acEFGHhiIlLnoPqrRsvwxyzZUbT\d]*([ABCm]\d*|e)?$|^--(include|exclude|exclude-dir|colou?r|context|(after|before)-context|max-count)=.*$|^--(ignore-case|line-number|recursive|only-matching|count|files-with(out-match|-matches)|(word|line)-regexp|invert-match|(no|with)-filename|fixed-strings|(extended|perl)-regexp|no-messages|quiet)$/;
 const RG =
   /^-[acFHhiIlLNnopPqsSuUvwx.0]*([ABCgtTmMdj]\d*|e)?$|^--(glob|iglob|type|type-not|colors?|context|sortr?|max-(count|depth|columns)|(after|before)-context)=.*$|^--(files|hidden|no-ignore|json|stats|trim|multiline|pcre2|(no-)?heading|vimgrep|count|count-matches|files-with(out-match|-matches)|(no-)?line-number|ignore-case|smart-case|case-sensitive|fixed-strings|(word|line)-regexp|only-matching|invert-match|(no|with)-filename|type-list)$/;
 const FIND =
   /^-(\d+[bcwkMG]?|[HLP]|i?(name|path|regex|wholename|lname)|x?type|(max|min)depth|[acm](time|min)|[ac]?newer|empty|size|not|or?|and?|print0?|printf|prune|depth|xdev|mount|perm|user|group|uid|gid|readable|writable|executable|true|false|ls|quit|samefile|links|inum|daystart|follow|regextype|nouser|nogroup)$/;
+const DIFF =
+  /^-[abBcdhikLmNpqrsSuvwxyU\d]+$|^--(brief|recursive|unified|color|stat|summarize|human-readable|max-depth=\d+)$/;
+const TREE =
+  /^-([adfilpsughDFvtcUrxCAnSJ]+|[LIP]\d*)$|^--(dirsfirst|noreport|gitignore|prune|du|si)$/;
+const SORT =
+  /^-[bdfghiMnRrVuzsc]+$|^-k[\d.,bdfginrMRhV]*$|^-t.?$|^--(reverse|unique|(numeric|version)-sort)$/;
+const JQ =
+  /^-[rcsnejSaMC]+$|^--(raw-output|compact-output|slurp|null-input|exit-status|sort-keys|tab|arg|argjson)$/;
 const GIT_INFO =
   /^-([abdelnpqrstvz]|sb|vv|u\w*)$|^--(short|branch|porcelain|long|untracked-files|ignored|show-toplevel|abbrev-ref|verify|git-dir|is-inside-work-tree|symbolic-full-name|show-prefix|quiet|tags|heads|all|always|dirty|exact-match|name-only|full-name|is-ancestor|fork-point)$|^--(porcelain|untracked-files|short|abbrev|abbrev-ref|match)=[\w.*-]+$/;
 const GIT_SHOW =
   /^-([abCDEFGilLMpRqSswzn]|[UCMnGSL]\S*|\d+)$|^--(cc|all|oneline|graph|decorate|patch|raw|name-only|name-status|(num|short|dir)?stat|summary|compact-summary|cached|staged|merge-base|follow|reverse|merges|no-merges|first-parent|branches|tags|remotes|abbrev-commit|no-(patch|color|renames|ext-diff|textconv|decorate|prefix|index)|(date|topo|author-date)-order|ignore-(all-space|space-change|blank-lines|space-at-eol)|word-diff|color-words|check|relative-date|source|exit-code|quiet)$|^--(pretty|format|date|since|until|after|before|author|committer|grep|max-count|skip|color|decorate|abbrev|unified|diff-filter|word-diff|stat|find-renames|diff-algorithm|branches|tags|remotes|glob)=.*$/;
 const GIT_LIST =
   /^-(a|r|l|v+|n\d*)$|^--(list|all|remotes|show-current|verbose|merged|no-merged|column)$|^--(contains|no-contains|merged|no-merged|points-at|sort|format|color)=.*$/;
+const GIT_FILES =
+  /^-[cdmosiktuvz]+$|^--(cached|deleted|modified|others|exclude-standard|stage|error-unmatch|full-name)$/;
+const GIT_BLAME = /^-([wlsepCMcft]|L\S*|\d+)$|^--(line-porcelain|porcelain|show-email)$/;
 
 const readers: readonly (readonly [names: RegExp, reader: Reader])[] = [
   [/^(ls|cat|head|tail|stat|cmp|comm|tac|nl|readlink|realpath|cksum|md5sum|sha\d+sum)$/, {}],
@@ -67,148 +78,106 @@ const readers: readonly (readonly [names: RegExp, reader: Reader])[] = [
   [/^printf$/, { flags: /^-(?!v)/, first: /./, free: true, dynamic: true }],
   [/^(pwd|env|hostname)$/, { flags: /^-[LPfsiIA]$/, max: 0, free: true }],
   [/^set$/, { flags: /^-[eux]*o?$/, operand: /^pipefail$/, free: true }],
-  [/^date$/, { flags: /^-[uRdI]$|^--(utc|date=.*|iso-8601.*)$/, operand: /\D/, free: true }],
+  // An operand of digits alone sets the clock.
+  [/^date$/, { flags: /^-[uRdI]$|^--(utc|date=.*)$/, operand: /[^\d.]/, free: true }],
+  // `test -v 'a[$(id)]'` runs id.
   [/^(test|\[)$/, { flags: /^-([a-zA-QS-uw-z]|eq|ne|[lg][te]|[no]t|ef)$/, free: true }],
   [/^cd$/, { flags: /^-L$/, max: 1 }],
   [/^wc$/, { flags: /^-[clLmw]+$|^--(lines|words|bytes|chars)$/ }],
-  [
-    /^(diff|du)$/,
-    {
-      flags:
-        /^-[abBcdhikLmNpqrsSuvwxyU\d]+$|^--(brief|recursive|unified|color|stat|summarize|human-readable|max-depth=\d+)$/,
-    },
-  ],
+  [/^(diff|du)$/, { flags: DIFF }],
   [/^file$/, { flags: /^-[bhikLNprs0]+$|^--(brief|mime|mime-type|mime-encoding)$/ }],
+  // The second operand of uniq is what it writes.
   [/^uniq$/, { flags: /^-[cdDiuz]+$|^-[fsw]\d+$|^--(count|repeated|unique)$/, max: 1 }],
-  [
-    /^sort$/,
-    { flags: /^-[bdfghiMnRrVuzsc]+$|^-[kt][^/]*$|^--(reverse|unique|numeric-sort|version-sort)$/ },
-  ],
-  [
-    /^tree$/,
-    {
-      flags:
-        /^-([adfilpsughDFvtcUrxCAnSJ]+|[LIP]\d*)$|^--(dirsfirst|noreport|gitignore|prune|du|si)$/,
-    },
-  ],
-  [/^(e|f|z)?grep$/, { flags: GREP, first: /./ }],
+  [/^sort$/, { flags: SORT }],
+  [/^tree$/, { flags: TREE }],
+  [/^[ef]?grep$/, { flags: GREP, first: /./ }],
   [/^rg$/, { flags: RG, first: /(?:)/ }],
   [/^find$/, { flags: FIND }],
-  [
-    /^jq$/,
-    {
-      flags:
-        /^-[rcsnejSaMC]+$|^--(raw-output|compact-output|slurp|null-input|exit-status|sort-keys|tab|arg|argjson)$/,
-      first: /^(?!.*\b(import|include)\b)/s,
-    },
-  ],
+  [/^jq$/, { flags: JQ, first: /./, operand: /^(?!.*\b(import|include)\b)/s }],
   [/^sed$/, { flags: /^-[nEru]+$/, first: /^((\d+|\$)(,\+?(\d+|\$))?p;?\s*)+$/ }],
-  [
-    /^git( --no-pager)? (status|rev-parse|merge-base|cat-file|ls-tree|show-ref|name-rev|describe)$/,
-    {
-      flags:
-        /^-(\w|vv|s\w+|uno)$|^--(?!output|git-dir|parseopt|textconv|filters|path|stdin|batch|contents|exec)[\w-]+(=.*)?$/,
-    },
-  ],
-  [
-    /^git( --no-pager)? (log|diff|show|shortlog|rev-list|stash show|diff-tree|whatchanged)$/,
-    { flags: GIT_SHOW },
-  ],
-  [/^git( --no-pager)? (branch|tag|remote|stash list|reflog)$/, { flags: GIT_LIST, max: 0 }],
-  [
-    /^git( --no-pager)? (tag -l|tag --list|branch --list|remote get-url)$/,
-    { flags: GIT_LIST, free: true },
-  ],
-  [
-    /^git( --no-pager)? ls-files$/,
-    {
-      flags:
-        /^-[cdmosiktuvz]+$|^--(cached|deleted|modified|others|exclude-standard|stage|error-unmatch|full-name)$/,
-    },
-  ],
-  [
-    /^git( --no-pager)? blame$/,
-    { flags: /^-([wlsepCMcft]|L\S*|\d+)$|^--(line-porcelain|porcelain|show-email)$/ },
-  ],
-  [/^git( --no-pager)? grep$/, { flags: GREP, first: /./ }],
-  [
-    /^git( --no-pager)? config (--(global|local|system) )?(--get|--get-all|--list|-l)$/,
-    { flags: /^--(show-origin|name-only)$/, free: true },
-  ],
-  [
-    /^(git|node|npm|bun|deno|python3?|pip3?|ruby|go|cargo|rustc|gcc|clang|make|cmake|java|javac|tsc|docker|gh|rg|jq) (--version|--help)$|^(node|npm) -v$|^go version$/,
-    { max: 0, flags: /^$/ },
-  ],
+  [/^git (status|rev-parse|merge-base|cat-file|ls-tree|show-ref|describe)$/, { flags: GIT_INFO }],
+  [/^git (log|diff|show|shortlog|rev-list|stash show|diff-tree)$/, { flags: GIT_SHOW }],
+  [/^git (branch|tag|remote|stash list|reflog)$/, { flags: GIT_LIST, max: 0 }],
+  [/^git (tag -l|tag --list|branch --list|remote get-url)$/, { flags: GIT_LIST, free: true }],
+  [/^git ls-files$/, { flags: GIT_FILES }],
+  [/^git blame$/, { flags: GIT_BLAME }],
+  [/^git grep$/, { flags: GREP, first: /./ }],
+  [/^git config (--(global|local) )?(--get|--get-all|--list|-l)$/, { flags: /^$/, free: true }],
+  // Not cargo, rustc, yarn or pnpm: they run a version of themselves that the folder names.
+  [/^(git|node|npm|bun|deno|python3?|pip3?|ruby|go|gcc|clang) (--version|--help)$/, { max: 0 }],
+  [/^(make|cmake|java|javac|tsc|docker|gh|rg|jq) --version$/, { max: 0 }],
+  [/^((node|npm) -v|go version)$/, { max: 0, flags: /^$/ }],
 ];
 
 /**
- * A program whose operands are files it writes. `flags` are those with which it does nothing else;
- * without them it is never known. `into`: the last operand is where the others go.
+ * A program whose operands are files it writes. `flags` are those with which it does nothing else.
+ * `into`: the last operand is where the others go.
  */
 type Writer = { flags?: RegExp; into?: "copies" | "moves"; removes?: true };
 
+const COPY = /^-[rRapvnfiuTPd]+$|^--(recursive|archive|verbose|no-clobber|force|parents)$/;
+
 const writers: readonly (readonly [names: RegExp, writer: Writer])[] = [
-  [/^(mkdir|touch|tee)( |$)/, { flags: /^-[pvacmi]+$|^--(parents|verbose|append)$/ }],
-  [
-    /^cp /,
-    {
-      flags: /^-[rRapvnfiuTPd]+$|^--(recursive|archive|verbose|no-clobber|force|parents)$/,
-      into: "copies",
-    },
-  ],
+  [/^(mkdir|touch|tee) /, { flags: /^-[pvacmi]+$|^--(parents|verbose|append)$/ }],
+  [/^cp /, { flags: COPY, into: "copies" }],
   [/^mv /, { flags: /^-[fnviuT]+$|^--(verbose|no-clobber|force)$/, into: "moves" }],
-  [/^(install|rsync|scp|ditto) /, { flags: /^-[rRapvDmz]+$/, into: "copies" }],
+  [/^(install|rsync|scp) /, { flags: /^-[rRapvDmz]+$/, into: "copies" }],
   [/^ln /, { flags: /^-[sfnrvT]+$/, into: "moves" }],
   [/^rm (.* )?(-\w*[rR]|--r)/s, { removes: true }],
   [/^(rm|rmdir|unlink|shred|truncate|chmod|chown|chgrp|chattr|dd|split) /, {}],
-  [/^(sed|gsed|perl|ruby) (.* )?(-\w*i|--in-p)/s, {}],
+  [/^(sed|perl|ruby) (.* )?(-\w*i|--in-p)/s, {}],
 ];
+
 /** The writers that the mode `edit` runs by itself. */
 const MOVES = /^(mkdir|touch|tee|cp|mv) /;
 
-/** A program that runs the rest of its line and changes nothing about it; up to that rest. */
-export const safeWrapper =
+/** The beginning of a line whose rest is run as it is; with the space before that rest. */
+const PLAIN_WRAPPER =
   /^(timeout( -v| --foreground| --preserve-status| -[ks] ?[\w.]+| --(signal|kill-after)=[\w.]+)* [\d.]+[smhd]?|nice( -n ?-?\d+| -\d+)?|stdbuf( -[ioe] ?\w+)+|nohup|time( -p)?|command|builtin|noglob) (?=[^-\s])/;
-/** A program that runs some of its line; rules of `deny` and `ask` look past it. */
-const wrapper =
-  /^(timeout|time|nice|nohup|stdbuf|command(?! -[vV] )|builtin|noglob|env|sudo|doas|su|xargs|parallel|setsid|ionice|chrt|watch|flock|exec|chroot|unshare|nsenter|busybox|strace|ltrace|script|caffeinate|npx|bunx) /;
-/** Variables that only change how things look. */
-export const assignable =
-  /^(LANG|LC_\w+|TZ|NO_COLOR|FORCE_COLOR|CLICOLOR|CI|TERM|COLUMNS|NODE_ENV|DEBUG)=(?!.*\.\.)[\w./:@+*-]*$/;
+
+/** What runs some of its line; rules of `deny` and `ask` look past it. */
+const WRAPPER =
+  /^(timeout|time|nice|nohup|stdbuf|command|builtin|noglob|env|sudo|doas|su|xargs|parallel|setsid|ionice|chrt|watch|flock|exec|chroot|unshare|nsenter|busybox|strace|ltrace|script|caffeinate|npx|bunx) /;
+
+/** Variables that change only how things look. */
+export const ASSIGNABLE =
+  /^(LANG|LC_\w+|TZ|NO_COLOR|FORCE_COLOR|CI|NODE_ENV)=(?!.*\.\.)[\w./:@+-]*$/;
 
 // ── Commands within commands ────────────────────────────────────────────────────────────────────
 
-/** The text that a command gives a shell to run. `only`: it does nothing else. */
-export function scriptOf(args: Arg[], plain: string): { text: string; only: boolean } | null {
-  if (args.some(({ sure }) => !sure)) return null;
-  if (/^(eval|trap) /.test(plain))
-    return {
-      text: args
-        .slice(1)
-        .map(({ value }) => value)
-        .join(" "),
-      only: false,
-    };
-  const split = /^env .*?(?:-\w*S|--split-string)[ =]?(.*)$/s.exec(plain);
-  if (split) return { text: split[1] ?? "", only: false };
+/** What a command runs in turn: texts for a shell, or words. `only`: it does nothing else. */
+export type Within = { script?: string; commands: Arg[][]; only: boolean };
+
+export function withinOf(args: Arg[], text: string, plain: string): Within | null {
+  const script = args.every(({ sure }) => sure) ? scriptOf(args, plain) : null;
+  if (script !== null) return { script, commands: [], only: /^\w*sh -c /.test(text) };
+  const skipped = PLAIN_WRAPPER.exec(text)?.[0].trim().split(" ").length;
+  if (skipped) return { commands: [args.slice(skipped)], only: true };
+  const commands = /^command -[vV] /.test(plain) ? [] : wrapped(args, plain);
+  return commands.length > 0 ? { commands, only: false } : null;
+}
+
+function scriptOf(args: Arg[], plain: string): string | null {
+  if (/^(eval|trap) /.test(plain)) return plain.slice(plain.indexOf(" "));
+  const split = /^env .*?(?:-\w*S|--split-string)[ =]?(.*)$/s.exec(plain)?.[1];
+  if (split !== undefined) return split;
   const at = args.findIndex(({ value }) => /^-\w*c$/.test(value));
-  if (at < 1 || !/^(ba|da|z|k|a)?sh /.test(plain)) return null;
-  return { text: args[at + 1]?.value ?? "", only: at === 1 };
+  return at > 0 && /^(ba|da|z|k|a)?sh /.test(plain) ? (args[at + 1]?.value ?? "") : null;
 }
 
 /** What `sudo`, `xargs` or `find -exec` may run: each likely reading of their arguments. */
-export function wrappedBy(args: Arg[], plain: string): Arg[][] {
+function wrapped(args: Arg[], plain: string): Arg[][] {
   const found: Arg[][] = [];
-  const finds = plain.startsWith("find ");
-  let i = finds ? args.findIndex(({ value }) => /^-(exec|ok)(dir)?$/.test(value)) : 0;
-  if (i < 0 || (!finds && !wrapper.test(plain))) return found;
-  const start = i;
-  for (i += 1; i < args.length && found.length < 3; i++) {
+  const start = plain.startsWith("find ")
+    ? args.findIndex(({ value }) => /^-(exec|ok)(dir)?$/.test(value))
+    : Number(WRAPPER.test(plain)) - 1;
+  if (start < 0) return found;
+  for (let i = start + 1; i < args.length && found.length < 3; i++) {
     const { value = "" } = args[i] ?? {};
     if (value.startsWith("-")) continue;
     found.push(args.slice(i));
     // The word after a flag may be its value; a number, an assignment or a path an operand.
-    const maybeValue = i - 1 > start && args[i - 1]?.value.startsWith("-");
+    const maybeValue = i > start + 1 && args[i - 1]?.value.startsWith("-");
     if (!maybeValue && !/[=/]|^[\d.]+[smhd]?$/.test(value)) break;
   }
   return found;
@@ -264,6 +233,7 @@ function split(args: Arg[]): { operands: Arg[]; flags: Arg[] } {
 function reading(args: Arg[], here: Here): Effects | null {
   for (let count = Math.min(args.length, 5); count > 0; count--) {
     const words = args.slice(0, count).map(({ value }) => value);
+    if (words[0] === "git" && words[1] === "--no-pager") words.splice(1, 1);
     const name = words.join(" ");
     const reader = readers.find(([names]) => names.test(name))?.[1];
     if (reader && !words.some((word) => word.includes(" ")))

@@ -161,7 +161,7 @@ function countChanges(patch: string): string {
 
 /** The lines of a unified diff from its first hunk on, without the names of the files. */
 function hunkLines(patch: string): string[] {
-  const lines = patch.trimEnd().split("\n");
+  const lines = patch.replace(/\n+$/, "").split("\n");
   const first = lines.findIndex((line) => line.startsWith("@@"));
   const hunks = first < 0 ? lines : lines.slice(first);
   const isCrlf = hunks.every((line) => line.endsWith("\r") || /^[@\\]/.test(line));

@@ -32,85 +32,47 @@ export type Desk = {
   leave: () => void;
 };
 
-type Command = {
-  name: string;
-  /** What may follow the name. */
-  argument?: string;
-  help: string;
-  /** Runs at once, also while the agent works. */
-  isInstant?: boolean;
-  run(desk: Desk, argument: string): Promise<void> | void;
-};
+type Run = (desk: Desk, argument: string) => Promise<void> | void;
+/** `argument` is what may follow the name. */
+type Command = { name: string; help: string; run: Run; argument?: string };
 
 const initPrompt = `Look at this project: its build files, its README, its layout, and the rules that AI instruction files in it already hold. Then write a CLAUDE.md in its root, for a coding agent that sees the project for the first time: how to build, test (one test, too) and lint it, how the code is laid out where that takes several files to see, and conventions that differ from the usual. If there is a CLAUDE.md, improve it. Keep it under 60 lines; leave out what is obvious or made up.`;
 
-export const commands: readonly Command[] = [
-  { name: "help", help: "what can be typed here", isInstant: true, run: showHelp },
-  { name: "clear", help: "start a new session", run: (desk) => desk.reopen({}) },
-  {
-    name: "compact",
-    argument: "[what to keep]",
-    help: "replace the conversation by a summary",
-    run: compact,
-  },
-  {
-    name: "context",
-    help: "what fills the model's window",
-    isInstant: true,
-    run: (desk) => desk.say(windowLines(desk.session, desk.columns)),
-  },
-  {
-    name: "cost",
-    help: "tokens and money this session has used",
-    isInstant: true,
-    run: (desk) => desk.say(costLines(desk.session)),
-  },
-  {
-    name: "model",
-    argument: "[name]",
-    help: "show or change the model",
-    isInstant: true,
-    run: changeModel,
-  },
-  {
-    name: "permissions",
-    argument: "[mode]",
-    help: "show rules and mode, remove a rule",
-    isInstant: true,
-    run: showPermissions,
-  },
-  { name: "resume", argument: "[words]", help: "go on with an earlier session", run: resume },
-  {
-    name: "sessions",
-    help: "list the sessions of this folder",
-    isInstant: true,
-    run: listSessions,
-  },
-  { name: "fork", help: "go on in a copy of this session", run: fork },
-  { name: "init", help: "have a CLAUDE.md written", run: (desk) => desk.ask(initPrompt) },
-  { name: "memory", help: "the instruction files in force", isInstant: true, run: showMemory },
-  { name: "tools", help: "the tools the model has", isInstant: true, run: showTools },
-  {
-    name: "skills",
-    help: "the skills, and those that are broken",
-    isInstant: true,
-    run: showSkills,
-  },
-  {
-    name: "status",
-    help: "session, model, mode, folder",
-    isInstant: true,
-    run: (desk) => desk.say(statusLines(desk.session, desk.options)),
-  },
-  { name: "diff", help: "what has changed in the workspace since the last commit", run: showDiff },
-  {
-    name: "export",
-    argument: "[file]",
-    help: "write the conversation to a Markdown file",
-    run: exportTo,
-  },
-  { name: "exit", help: "leave", isInstant: true, run: (desk) => desk.leave() },
+const commandRows: [name: string, help: string, run: Run, argument?: string][] = [
+  ["help", "what can be typed here", showHelp],
+  ["clear", "start a new session", clear],
+  ["compact", "replace the conversation by a summary", compact, "[what to keep]"],
+  ["context", "what fills the model's window", showContext],
+  ["cost", "tokens and money this session has used", ({ say, session }) => say(costLines(session))],
+  ["model", "show or change the model", changeModel, "[name]"],
+  ["permissions", "show rules and mode, remove a rule", showPermissions, "[mode]"],
+  ["resume", "go on with an earlier session", resume, "[words]"],
+  ["sessions", "list the sessions of this folder", listSessions],
+  ["fork", "go on in a copy of this session", fork],
+  ["init", "have a CLAUDE.md written", (desk) => desk.ask(initPrompt)],
+  ["memory", "the instruction files in force", showMemory],
+  ["tools", "the tools the model has", showTools],
+  ["skills", "the skills, and those that are broken", showSkills],
+  [
+    "status",
+    "session, model, mode, folder",
+    (desk) => desk.say(statusLines(desk.session, desk.options)),
+  ],
+  ["diff", "what has changed in the workspace since the last commit", showDiff],
+  ["export", "write the conversation to a Markdown file", exportTo, "[file]"],
+  ["exit", "leave", (desk) => desk.leave()],
 ];
+const commands: readonly Command[] = commandRows.map(([name, help, run, argument]) => ({
+  name,
+  help,
+  run,
+  argument,
+}));
+
+/** Those that wait while the agent works; the others run at once. */
+const waiting = ["clear", "compact", "resume", "fork", "init", "diff"];
+export const isInstant = ({ command }: { command: Command }): boolean =>
+  commands.includes(command) && !waiting.includes(command.name);
 
 /** A line that is meant as a command; a path such as /etc/hosts is not. */
 const commandLine = /^\/([a-z][\w-]*)(?:\s+([\s\S]*))?$/i;
@@ -194,6 +156,10 @@ function table(rows: [string, string][], columns: number): string[] {
     const below = others.map((line) => `${" ".repeat(width + 4)}${line.trimStart()}`);
     return [`  ${cyan(left)}${pad}  ${first}`, ...below];
   });
+}
+
+function showContext({ session, columns, say }: Desk): void {
+  say(windowLines(session, columns));
 }
 
 function showHelp(desk: Desk): void {
@@ -326,6 +292,11 @@ export function sessionOptions(sessions: SessionInfo[], cwd: string): Option<str
 }
 
 const whenWas = (at: number): string => new Date(at).toLocaleString("sv-SE").slice(0, 16);
+
+async function clear({ say, reopen }: Desk): Promise<void> {
+  await reopen({});
+  say([dim("A new session; /resume goes back to the other.")]);
+}
 
 async function resume(
   { session, options, say, choose, reopen }: Desk,

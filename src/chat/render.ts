@@ -52,6 +52,13 @@ export class Renderer {
     this.#print(lines);
   }
 
+  /** Prints a block that is no part of the turn; an answer that is being printed goes on after it. */
+  insert(lines: string[]): void {
+    this.#space();
+    this.#print(lines);
+    if (this.#isAnswering) this.#space();
+  }
+
   /** What a person said: echoed as it was shown, under `›`. */
   echo(text: string): void {
     const rows = escapeText(text)

@@ -10,14 +10,12 @@ import { runTurn } from "../agent/loop.ts";
 import { openSession, type Session, type SessionOptions } from "../agent/session.ts";
 import { config } from "../config.ts";
 import { messageOf } from "../errors.ts";
-import type { Answer, ImagePart, Mode, Output, Question, TextPart } from "../types.ts";
-import { Activity, tickMs } from "./activity.ts";
-import { renderQuestion, renderResult } from "./calls.ts";
-import { type Desk, parseCommand, sessionOptions, suggestCommands } from "./commands.ts";
-import { Editor } from "./editor.ts";
+import type { Answer, ImagePart, Mode, Question, TextPart } from "../types.ts";
+import { renderResult } from "./calls.ts";
+import { type Desk, isInstant, parseCommand, sessionOptions, suggestCommands } from "./commands.ts";
 import { escapeLine, escapeText } from "./escape.ts";
 import type { Key } from "./keys.ts";
-import { composeLive, statusLine } from "./live.ts";
+import { statusLine } from "./live.ts";
 import {
   attach,
   personalCall,
@@ -26,11 +24,10 @@ import {
   withoutAttachments,
 } from "./mentions.ts";
 import type { Chat } from "./options.ts";
-import { type Option, Picker } from "./picker.ts";
-import { Renderer } from "./render.ts";
+import { type Prepared, Queue, type Queued } from "./queue.ts";
 import { summaryOf } from "./report.ts";
+import { Screen } from "./screen.ts";
 import { bold, dim, glyphs, red } from "./style.ts";
-import { type Frame, Terminal } from "./terminal.ts";
 
 export type ReplOptions = Chat & {
   firstPrompt?: string;
@@ -43,70 +40,40 @@ export async function startRepl(options: ReplOptions): Promise<number> {
   return await new Repl(options).run();
 }
 
-/** What was typed and waits. `parts` are there once its mentions are read. */
-type Queued = {
-  kind: "prompt" | "shell" | "command";
-  text: string;
-  label: string;
-  ready: Promise<Parts> | null;
-  parts: Parts | null;
-};
-type Parts = { parts: (TextPart | ImagePart)[]; notes: string[] };
-
-/** What takes the keys in place of the input. */
-type Focus = {
-  /** False: the key means nothing here. */
-  press(key: Key): boolean;
-  render(columns: number, rows: number): Frame;
-  isQuestion: boolean;
-};
-
 const leaveWords = ["exit", "quit", ":q", ":q!", ":wq"];
 /** Ctrl-C twice within this time leaves. */
 const twiceMs = 2000;
-/** A question takes no key while somebody is typing. */
-const typingMs = 800;
 /** How long a turn may take to end when the person leaves. */
 const closeMs = 3000;
+/** How long reading what a prompt mentions may take. */
+const attachMs = 30_000;
 
 class Repl {
   #options: ReplOptions;
   #session: Session | null = null;
-  #terminal: Terminal;
-  #renderer: Renderer;
-  #editor: Editor;
-  #activity = new Activity();
-  #queue: Queued[] = [];
+  #screen: Screen;
+  #queue = new Queue();
   #pumping: Promise<void> | null = null;
   /** Interrupts what runs. */
   #running: AbortController | null = null;
-  #focus: Focus | null = null;
-  #asking: Promise<unknown> = Promise.resolve();
   /** Output of the person's own commands, for the model's next input. */
   #carried: TextPart[] = [];
-  #typedAt = 0;
   #leaveAskedAt = -twiceMs;
   #left = Promise.withResolvers<number>();
   #isLeaving = false;
+  #opened = Promise.withResolvers<void>();
 
   constructor(options: ReplOptions) {
     this.#options = options;
     const { cwd } = options.session;
-    this.#editor = new Editor(
-      (text, cursor) =>
-        suggestCommands(text, cursor, this.#session) ?? suggestFiles(text, cursor, cwd),
-    );
-    this.#editor.placeholder = "Ask for a change, or /help";
-    this.#terminal = new Terminal({
-      compose: (columns, rows) => this.#compose(columns, rows),
-      onKey: (key) => this.#onKey(key),
-    });
-    this.#renderer = new Renderer({
-      print: (lines) => this.#terminal.print(lines),
-      columns: () => this.#terminal.columns,
+    this.#screen = new Screen({
       cwd,
       verbose: options.verbose,
       plain: options.args.flags.has("--no-markdown"),
+      suggest: (text, cursor) =>
+        suggestCommands(text, cursor, this.#session) ?? suggestFiles(text, cursor, cwd),
+      onKey: (key) => this.#onKey(key),
+      surroundings: (columns) => ({ queued: this.#queue.labels, status: this.#status(columns) }),
     });
   }
 
@@ -114,11 +81,11 @@ class Repl {
     const onSignal = (signal: NodeJS.Signals): void =>
       this.#leave(signal === "SIGTERM" ? 143 : 129);
     const onInterrupt = (): void => this.#onKey(ctrlC);
-    this.#terminal.open();
+    this.#screen.terminal.open();
     process.on("SIGTERM", onSignal).on("SIGHUP", onSignal).on("SIGINT", onInterrupt);
     try {
       this.#greet();
-      await this.#begin();
+      await Promise.race([this.#begin(), this.#left.promise]);
       return await this.#left.promise;
     } finally {
       await this.#end();
@@ -130,7 +97,7 @@ class Repl {
 
   #greet(): void {
     const { notice, session } = this.#options;
-    this.#renderer.block([
+    this.#screen.renderer.block([
       `${bold(config.greeting)} ${dim(`${glyphs.bar} ${escapeLine(session.model.id)} ${glyphs.bar} ${escapeLine(session.cwd)}`)}`,
       ...(notice ? [escapeText(notice)] : []),
     ]);
@@ -139,57 +106,52 @@ class Repl {
   async #begin(): Promise<void> {
     const { session, store, args, firstPrompt } = this.#options;
     const history = await store.history();
-    this.#editor.history = [...history.map(withoutAttachments), ...this.#editor.history];
-    const wantsPick = args.flags.has("--resume") && session.resume === undefined;
-    const picked = wantsPick ? await this.#pickSession() : null;
-    await this.#open(picked === null ? session : { ...session, resume: picked });
+    this.#screen.editor.history = [
+      ...history.map(withoutAttachments),
+      ...this.#screen.editor.history,
+    ];
+    const isPicked = args.flags.has("--resume") && session.resume === undefined;
+    const resume = isPicked ? await this.#pickSession() : session.resume;
+    if (resume === null) return this.#leave(0);
+    await this.#open({ ...session, resume });
     if (firstPrompt) this.#submit(firstPrompt, firstPrompt, firstPrompt);
-    void this.#pump();
+    this.#pump();
   }
 
-  async #pickSession(): Promise<string | null> {
+  /** The session that the person picks; undefined where there is none yet, null where they left. */
+  async #pickSession(): Promise<string | null | undefined> {
     const { store, session } = this.#options;
     const sessions = await store.listSessions();
-    if (sessions.length === 0) return null;
-    return this.#choose("Go on with which session?", sessionOptions(sessions, session.cwd));
+    if (sessions.length === 0) return undefined;
+    const options = sessionOptions(sessions, session.cwd);
+    return this.#screen.asker.choose("Go on with which session?", options);
   }
 
   async #open(options: SessionOptions): Promise<void> {
     const session = await openSession(options);
     this.#session = session;
-    this.#renderer.replay(session.events);
-    for (const notice of session.notices) this.#say([dim(escapeLine(notice))]);
-    this.#terminal.refresh();
+    this.#opened.resolve();
+    const { id, title } = session.info;
+    if (title) this.#screen.say([dim(`Session ${id.slice(0, 8)}: ${escapeLine(title)}`)]);
+    this.#screen.renderer.replay(session.events);
+    for (const notice of session.notices) this.#screen.say([dim(escapeLine(notice))]);
+    this.#screen.terminal.refresh();
   }
 
   async #reopen(changes: Pick<SessionOptions, "resume" | "fork">): Promise<void> {
     const old = this.#session;
     if (!old) return;
     const { model, mode } = old;
-    await this.#open({
-      ...this.#options.session,
-      resume: undefined,
-      fork: false,
-      id: undefined,
-      model,
-      mode,
-      ...changes,
-    });
-    await old.close();
+    const fresh = { resume: undefined, fork: false, id: undefined };
+    await this.#open({ ...this.#options.session, ...fresh, model, mode, ...changes });
     this.#carried = [];
-    const { info } = this.#session ?? old;
-    const what = changes.fork
-      ? "A copy of the session"
-      : changes.resume
-        ? "Session"
-        : "New session";
-    this.#say([dim(`${what} ${info.id.slice(0, 8)}`)]);
+    await old.close();
   }
 
   #leave(code: number): void {
     if (this.#isLeaving) process.exit(code); // a second demand is not made to wait
     this.#isLeaving = true;
-    this.#queue = [];
+    this.#queue.takeBack();
     this.#running?.abort();
     this.#left.resolve(code);
   }
@@ -198,8 +160,8 @@ class Repl {
     const session = this.#session;
     await Promise.race([this.#pumping, Bun.sleep(closeMs)]);
     if (session && session.events.length > 0)
-      this.#say([dim(`claw --resume ${session.info.id} goes on from here.`)]);
-    this.#terminal.close();
+      this.#screen.say([dim(`claw --resume ${session.info.id} goes on from here.`)]);
+    this.#screen.terminal.close();
     await session?.close();
   }
 
@@ -207,18 +169,13 @@ class Repl {
 
   #onKey(key: Key): void {
     if (key.type === "end") return this.#leave(129);
-    const focus = this.#front();
-    if (key.type === "key" && key.ctrl && key.name === "z") return this.#terminal.suspend();
-    if (key.type === "key" && key.ctrl && key.name === "l") return this.#terminal.clearScreen();
-    if (focus?.press(key) === false && focus.isQuestion) this.#edit(key);
-    else if (!focus && !this.#control(key)) this.#edit(key);
-    this.#terminal.refresh();
-  }
-
-  /** A question waits until nobody is in the middle of typing. */
-  #front(): Focus | null {
-    const isTyping = this.#editor.text !== "" && performance.now() - this.#typedAt < typingMs;
-    return this.#focus?.isQuestion && isTyping ? null : this.#focus;
+    if (key.type === "key" && key.ctrl && key.name === "z") return this.#screen.terminal.suspend();
+    if (key.type === "key" && key.ctrl && key.name === "l")
+      return this.#screen.terminal.clearScreen();
+    const { front, asker } = this.#screen;
+    const isTaken = front ? front.press(key) || !asker.isAgents : this.#control(key);
+    if (!isTaken) this.#edit(key);
+    this.#screen.terminal.refresh();
   }
 
   /** Keys that mean the same whatever is in the input. */
@@ -226,35 +183,34 @@ class Repl {
     if (key.type !== "key") return false;
     const { name, ctrl, shift } = key;
     if (ctrl && name === "c") this.#interruptOrLeave();
-    else if (ctrl && name === "d" && !this.#editor.text) this.#leave(0);
+    else if (ctrl && name === "d" && !this.#screen.editor.text) this.#leave(0);
     else if (name === "escape") return this.#escape();
     else if (name === "tab" && shift) this.#cycleMode();
-    else if (name === "up" && !this.#editor.text && this.#queue.length > 0) this.#takeBack();
+    else if (name === "up" && !this.#screen.editor.text && !this.#queue.isEmpty) this.#takeBack();
     else return false;
     return true;
   }
 
   #edit(key: Key): void {
-    this.#typedAt = performance.now();
-    if (this.#editor.press(key) !== "submit") return;
-    const { value, label, text } = this.#editor;
+    if (this.#screen.type(key) !== "submit") return;
+    const { value, label, text } = this.#screen.editor;
     if (!value.trim()) return;
-    this.#editor.clear(value);
+    this.#screen.editor.clear(value);
     this.#submit(value, label, text);
   }
 
   #interruptOrLeave(): void {
     const now = performance.now();
     if (this.#running && !this.#running.signal.aborted) return this.#interrupt();
-    if (this.#editor.text) return this.#editor.clear();
+    if (this.#screen.editor.text) return this.#screen.editor.clear();
     if (now - this.#leaveAskedAt < twiceMs) return this.#leave(0);
     this.#leaveAskedAt = now;
-    setTimeout(this.#terminal.refresh, twiceMs + 10).unref();
+    setTimeout(this.#screen.terminal.refresh, twiceMs + 10).unref();
   }
 
   #escape(): boolean {
     if (this.#running) this.#interrupt();
-    this.#editor.menu = null;
+    this.#screen.editor.menu = null;
     return true;
   }
 
@@ -265,10 +221,9 @@ class Repl {
 
   /** What is queued goes back into the input. */
   #takeBack(): void {
-    if (this.#queue.length === 0) return;
-    const texts = this.#queue.map(({ text }) => text);
-    this.#queue = [];
-    this.#editor.setText([...texts, this.#editor.value].filter(Boolean).join("\n"));
+    const texts = this.#queue.takeBack();
+    if (texts.length === 0) return;
+    this.#screen.editor.setText([...texts, this.#screen.editor.value].filter(Boolean).join("\n"));
   }
 
   #cycleMode(): void {
@@ -286,38 +241,34 @@ class Repl {
     const line = text.trim();
     if (leaveWords.includes(line)) return this.#leave(0);
     const parsed = parseCommand(line, this.#session);
-    if (parsed && "command" in parsed && parsed.command.isInstant && this.#session) {
+    if (parsed && "command" in parsed && isInstant(parsed) && this.#session) {
       void this.#runCommand(line);
       return;
     }
     const kind = parsed ? "command" : line.startsWith("!") ? "shell" : "prompt";
-    const item: Queued = { kind, text, label, ready: null, parts: null };
-    if (kind === "prompt") item.ready = this.#prepare(item, typed);
-    this.#queue.push(item);
-    void this.#pump();
+    this.#queue.push(kind, text, label, () => this.#prepare(text, typed));
+    this.#pump();
   }
 
-  async #prepare(item: Queued, typed: string): Promise<Parts> {
+  async #prepare(text: string, typed: string): Promise<Prepared> {
     const { cwd } = this.#options.session;
-    const hands = this.#session?.hands;
-    const none: Parts = { parts: [], notes: [] };
-    const signal = AbortSignal.timeout(30_000);
-    const attached = hands
-      ? await attach(typed, hands, cwd, signal).catch((error: unknown) => ({
-          ...none,
-          notes: [messageOf(error)],
-        }))
-      : none;
-    item.parts = { ...attached, parts: [{ type: "text", text: item.text }, ...attached.parts] };
-    return item.parts;
+    const own: TextPart = { type: "text", text };
+    await this.#opened.promise;
+    if (!this.#session) return { parts: [own], notes: [] };
+    try {
+      const limit = AbortSignal.timeout(attachMs);
+      const { parts, notes } = await attach(typed, this.#session.hands, cwd, limit);
+      return { parts: [own, ...parts], notes };
+    } catch (error) {
+      return { parts: [own], notes: [`nothing is attached: ${messageOf(error)}`] };
+    }
   }
 
-  /** Works the queue off; one at a time. */
-  #pump(): Promise<void> {
+  /** Works the queue off, one at a time. */
+  #pump(): void {
     this.#pumping ??= this.#drain().finally(() => {
       this.#pumping = null;
     });
-    return this.#pumping;
   }
 
   async #drain(): Promise<void> {
@@ -331,10 +282,12 @@ class Repl {
   }
 
   /** Echoes an input and returns it as it is sent. */
-  #send(item: Queued, { parts, notes }: Parts): (TextPart | ImagePart)[] {
-    this.#renderer.echo(item.label);
+  #send(item: Queued, { parts, notes }: Prepared): (TextPart | ImagePart)[] {
+    this.#screen.renderer.echo(item.label);
     if (notes.length > 0)
-      this.#terminal.print(notes.map((note) => dim(`  ${glyphs.result} ${escapeLine(note)}`)));
+      this.#screen.terminal.print(
+        notes.map((note) => dim(`  ${glyphs.result} ${escapeLine(note)}`)),
+      );
     const carried = this.#carried.splice(0);
     return [...parts, ...carried];
   }
@@ -344,21 +297,16 @@ class Repl {
     const controller = new AbortController();
     const outer = this.#running;
     this.#running = controller;
-    const tokens = this.#session ? summaryOf(this.#session).tokens : 0;
-    this.#activity.start(label, performance.now(), tokens);
-    const tick = setInterval(this.#terminal.refresh, tickMs);
+    using _ = this.#screen.spin(label, this.#session ? summaryOf(this.#session).tokens : 0);
     try {
       return await job(controller.signal);
     } catch (error) {
-      this.#say([
+      this.#screen.say([
         controller.signal.aborted ? dim("Interrupted.") : red(escapeText(messageOf(error))),
       ]);
       return null;
     } finally {
-      clearInterval(tick);
-      this.#activity.stop();
       this.#running = outer;
-      this.#terminal.refresh();
     }
   }
 
@@ -367,39 +315,24 @@ class Repl {
     if (!session) return;
     const { maxTurns, maxBudgetUsd, fallback } = this.#options;
     await this.#work("Waiting for the model", async (signal) => {
-      const ready = item.parts ?? (await this.#prepare(item, item.text));
-      return runTurn(session, this.#send(item, ready), {
+      const prepared = (await item.prepared) ?? { parts: [], notes: [] };
+      return runTurn(session, this.#send(item, prepared), {
         maxTurns,
         maxBudgetUsd,
         fallback,
         signal,
-        emit: (output) => this.#emit(output),
+        emit: (output) => this.#screen.take(output),
         ask: (question, asked) => this.#ask(question, asked),
-        takeSteering: () => this.#takeSteering(),
+        takeSteering: () =>
+          this.#queue.takeReady().map(({ item: next, prepared: ready }) => this.#send(next, ready)),
       });
     });
-  }
-
-  #emit(output: Output): void {
-    this.#renderer.take(output);
-    this.#activity.take(output, performance.now(), (id) => this.#renderer.titleOf(id));
-    this.#terminal.refresh();
-  }
-
-  /** The prompts at the head of the queue; a command there waits for the turn's end. */
-  #takeSteering(): (TextPart | ImagePart)[][] {
-    const taken: (TextPart | ImagePart)[][] = [];
-    for (let item = this.#queue[0]; item?.kind === "prompt" && item.parts; item = this.#queue[0]) {
-      this.#queue.shift();
-      taken.push(this.#send(item, item.parts));
-    }
-    return taken;
   }
 
   async #runShell(command: string): Promise<void> {
     const session = this.#session;
     if (!command || !session) return;
-    this.#renderer.echo(`!${command}`);
+    this.#screen.renderer.echo(`!${command}`);
     const call = personalCall("Bash", { command });
     const output = await this.#work(`Running ${escapeLine(command)}`, (signal) =>
       session.hands.run(call, signal),
@@ -412,8 +345,8 @@ class Repl {
       isError: false,
       ...output,
     };
-    const view = { cwd: session.info.cwd, columns: this.#terminal.columns, verbose: true };
-    this.#terminal.print(renderResult(call, result, view, false).slice(1));
+    const view = { cwd: session.info.cwd, columns: this.#screen.terminal.columns, verbose: true };
+    this.#screen.terminal.print(renderResult(call, result, view, false).slice(1));
     this.#carried.push(toAttachment("command", command, output.content));
   }
 
@@ -421,12 +354,12 @@ class Repl {
     const session = this.#session;
     const parsed = parseCommand(line, session);
     if (!parsed || !session) return;
-    this.#renderer.echo(line);
-    if ("unknown" in parsed) return this.#say([parsed.unknown]);
+    this.#screen.renderer.echo(line);
+    if ("unknown" in parsed) return this.#screen.say([parsed.unknown]);
     try {
       await parsed.command.run(this.#desk(session), parsed.argument);
     } catch (error) {
-      this.#say([red(escapeText(messageOf(error)))]);
+      this.#screen.say([red(escapeText(messageOf(error)))]);
     }
   }
 
@@ -434,9 +367,9 @@ class Repl {
     return {
       session,
       options: this.#options.session,
-      columns: this.#terminal.columns,
-      say: (lines) => this.#say(lines),
-      choose: (title, options) => this.#choose(title, options),
+      columns: this.#screen.terminal.columns,
+      say: this.#screen.say,
+      choose: (title, options) => this.#screen.asker.choose(title, options),
       ask: (prompt) => this.#submit(prompt, prompt, prompt),
       reopen: (changes) => this.#reopen(changes),
       work: (label, job) => this.#work(label, job),
@@ -444,115 +377,15 @@ class Repl {
     };
   }
 
-  #say(lines: string[]): void {
-    this.#renderer.block(lines);
-  }
-
-  // ── Questions ─────────────────────────────────────────────────────────────────────────────────
-
-  #choose<T>(title: string, options: Option<T>[], signal?: AbortSignal): Promise<T | null> {
-    const { promise, resolve } = Promise.withResolvers<T | null>();
-    const picker = new Picker(title, options, resolve);
-    return this.#focusOn(picker, promise, resolve, signal);
-  }
-
-  /** Lets `view` take the keys until `promise` is settled; an abort settles it with null. */
-  async #focusOn<T>(
-    view: Pick<Focus, "press" | "render">,
-    promise: Promise<T | null>,
-    settle: (value: null) => void,
-    signal?: AbortSignal,
-  ): Promise<T | null> {
-    const focus: Focus = {
-      press: (key) => view.press(key),
-      render: (columns, rows) => view.render(columns, rows),
-      isQuestion: signal !== undefined,
-    };
-    const onAbort = (): void => settle(null);
-    signal?.addEventListener("abort", onAbort, { once: true });
-    if (signal?.aborted) settle(null);
-    this.#focus = focus;
-    this.#terminal.refresh();
-    try {
-      return await promise;
-    } finally {
-      signal?.removeEventListener("abort", onAbort);
-      if (this.#focus === focus) this.#focus = null;
-      this.#terminal.refresh();
-    }
-  }
-
-  /** One question at a time. */
-  #ask(question: Question, signal: AbortSignal): Promise<Answer> {
-    const answer = this.#asking.then(() => this.#askNow(question, signal));
-    this.#asking = answer.catch(() => null); // the turn gets the error; the next question goes on
+  async #ask(question: Question, signal: AbortSignal): Promise<Answer> {
+    const answer = await this.#screen.ask(question, signal);
+    if (!answer.allow && answer.interrupt) this.#takeBack();
     return answer;
   }
 
-  async #askNow(question: Question, signal: AbortSignal): Promise<Answer> {
-    const refused: Answer = { allow: false, interrupt: true };
-    if (signal.aborted) return refused;
-    const { cwd } = this.#options.session;
-    const view = { cwd, columns: this.#terminal.columns, verbose: true };
-    this.#say(renderQuestion(question, view));
-    if (question.patch) this.#renderer.markSeen(question.call.id);
-    const { suggestion } = question.verdict;
-    const word = await this.#choose(
-      "Go ahead?",
-      [
-        { label: "yes", value: "yes", key: "y" },
-        ...(suggestion
-          ? [
-              {
-                label: `yes, and remember ${suggestion} for this workspace`,
-                value: "always",
-                key: "a",
-              },
-            ]
-          : []),
-        { label: "no, and say why", value: "no", key: "n" },
-      ],
-      signal,
-    );
-    if (word === null) return refused;
-    if (word === "yes") return { allow: true };
-    if (word === "always") return { allow: true, remember: suggestion };
-    const why = await this.#askWhy(signal);
-    if (why === null) return refused;
-    return { allow: false, message: why ? `The person said no: ${why}` : "The person said no." };
-  }
-
-  #askWhy(signal: AbortSignal): Promise<string | null> {
-    const { promise, resolve } = Promise.withResolvers<string | null>();
-    const editor = new Editor();
-    editor.placeholder = "Why not, or what instead? Enter sends it";
-    const press = (key: Key): boolean => {
-      const isLeaving =
-        key.type === "key" && (key.name === "escape" || (key.ctrl && key.name === "c"));
-      if (isLeaving) resolve(null);
-      else if (editor.press(key) === "submit") resolve(editor.value.trim());
-      return true;
-    };
-    const render = (columns: number, rows: number): Frame => editor.render(columns, rows);
-    return this.#focusOn({ press, render }, promise, resolve, signal);
-  }
-
-  // ── The live area ─────────────────────────────────────────────────────────────────────────────
-
-  #compose(columns: number, rows: number): Frame {
-    const now = performance.now();
-    const front = this.#front();
-    return composeLive(columns, rows, {
-      tail: (max) => this.#renderer.tail(columns, max),
-      spinner: this.#focus ? null : this.#activity.line(now, columns),
-      queued: this.#queue.map(({ label }) => label),
-      written: front?.isQuestion ? this.#editor.label : "",
-      input: front ?? this.#editor,
-      status:
-        now - this.#leaveAskedAt < twiceMs
-          ? dim("Ctrl-C again leaves")
-          : statusLine(this.#session, this.#options.session, columns),
-    });
+  #status(columns: number): string {
+    if (performance.now() - this.#leaveAskedAt < twiceMs) return dim("  Ctrl-C again leaves");
+    return statusLine(this.#session, this.#options.session, columns);
   }
 }
 

@@ -19,6 +19,8 @@ export type LocalHandsOptions = {
   /** What commands inherit, without its secrets. Default: this process's environment. */
   env?: Record<string, string | undefined>;
   tools?: readonly Tool[];
+  /** Whether an edit needs an earlier read of the file. Default: true. */
+  needsRead?: boolean;
 };
 
 /** Hands in this process. `close` ends every process that they started. */
@@ -29,6 +31,7 @@ export function openLocalHands(options: LocalHandsOptions): Hands {
     roots,
     stamps: new Map(),
     shells: new Map(),
+    needsRead: options.needsRead ?? true,
     env: { ...scrubEnv(env), [MARK]: `${env[MARK] ?? ""}/${crypto.randomUUID()}` },
   };
   let isClosed = false;

@@ -73,7 +73,8 @@ async function send(
 ): Promise<Response> {
   const body = toBody(endpoint.model, endpoint.provider, request, learned.maxTokens);
   try {
-    return await client.messages.create(body, { signal }).asResponse();
+    // Not messages.create(): that prints to the terminal where a model is old.
+    return await client.post("/v1/messages", { body, signal, stream: true }).asResponse();
   } catch (error) {
     const most = /max_tokens: \d+ > (\d+)/.exec(failureIn(error)?.detail ?? "")?.[1];
     if (!most || Number(most) >= learned.maxTokens) throw error;

@@ -5,7 +5,7 @@
  * that names the cause and what to do next. A key never appears in either, nor does more than a
  * line of what a provider said.
  */
-import { ProviderError } from "../errors.ts";
+import { messageOf, ProviderError } from "../errors.ts";
 
 /** Where a model is reached. */
 export type Endpoint = {
@@ -61,10 +61,10 @@ export class OverflowError extends ProviderError {
 /** The `fetch` that both SDKs are given: it turns every failure into an `AttemptError`. */
 export async function fetchOrFail(url: string | URL | Request, init?: RequestInit) {
   // A proxy in the environment is not for this machine's own servers.
-  const direct = isLoopback(url instanceof Request ? url.url : url.toString())
-    ? { proxy: false as const }
-    : {};
-  const response = await fetch(url, { ...init, ...direct }).catch((error: unknown) => {
+  const isHere = isLoopback(url instanceof Request ? url.url : url.toString());
+  // A redirect would take the key along to wherever it leads.
+  const options: RequestInit = { ...init, redirect: "manual", ...(isHere && { proxy: false }) };
+  const response = await fetch(url, options).catch((error: unknown) => {
     if (init?.signal?.aborted) throw error;
     throw networkError(error);
   });
@@ -81,8 +81,9 @@ export const isLoopback = (url: string): boolean =>
   /^https?:\/\/(localhost|127\.\d+\.\d+\.\d+|\[::1\])([:/]|$)/i.test(url);
 
 export function networkError(error: unknown): AttemptError {
-  const code = error instanceof Error && "code" in error ? String(error.code) : "";
-  return new AttemptError("network", `${code} ${String(error)}`.trim());
+  const code = error instanceof Error && "code" in error ? `${String(error.code)}: ` : "";
+  const message = messageOf(error).replace(/ For more information, pass.*/, ""); // Bun's, for programmers
+  return new AttemptError("network", message.includes(code) ? message : code + message);
 }
 
 /** The attempt's failure inside whatever an SDK wrapped around it; null: it is a bug of ours. */
@@ -186,7 +187,8 @@ function networkSentence(failure: AttemptError, endpoint: Endpoint): string {
   const { provider, baseUrl, baseUrlVariable, start } = endpoint;
   const { detail } = failure;
   if (/refused|ECONNREFUSED|unable to connect/i.test(detail)) {
-    const cure = start ? `Start it with \`${start}\`` : "Start the server";
+    const hint = isLoopback(baseUrl) ? "Start the server" : "Check the network and HTTPS_PROXY";
+    const cure = start ? `Start it with \`${start}\`` : hint;
     return `Nothing answers at ${baseUrl} (connection refused). ${cure}, or check ${baseUrlVariable}.`;
   }
   if (/cert|TLS|SSL/i.test(detail))
@@ -195,10 +197,13 @@ function networkSentence(failure: AttemptError, endpoint: Endpoint): string {
 }
 
 async function statusSentence(failure: AttemptError, endpoint: Endpoint): Promise<string> {
-  const { provider, model, key, keyVariable } = endpoint;
+  const { provider, model, key, keyVariable, baseUrl, baseUrlVariable } = endpoint;
   const { status } = failure;
   const said = quote(failure, endpoint);
   const code = status ?? "in its stream";
+  const moved = failure.headers?.get("location");
+  if (status !== null && status < 400 && moved)
+    return `${baseUrl} redirects (${code}): set ${baseUrlVariable} to where it is now, as ${moved} tells.`;
   if (isSpent(failure))
     return `${provider} says that the account behind ${keyVariable} has nothing left to spend (${code}). Add credit, or choose another --model.${said}`;
   if ((status === 401 || status === 403) && key === null)
@@ -225,7 +230,7 @@ async function missingModel(endpoint: Endpoint): Promise<string> {
 }
 
 /** What the provider said, in one clean line of 300 characters at most, as ` It said: "…"`. */
-function quote({ detail }: AttemptError, { key }: Endpoint): string {
+export function quote({ detail }: AttemptError, { key }: Endpoint): string {
   let text = messageIn(detail);
   if (key !== null && key.length >= 8) text = text.replaceAll(key, "[key]");
   text = text

@@ -48,6 +48,7 @@ export function openOpenAI(
   const client = new OpenAI({
     apiKey: endpoint.key ?? "none",
     baseURL: endpoint.baseUrl,
+    adminAPIKey: null,
     // These come from variables that belong to OpenAI; no other provider is to see them.
     ...(endpoint.provider !== "openai" && { organization: null, project: null }),
     maxRetries: 0,
@@ -102,21 +103,33 @@ function guessDialect({ provider, baseUrl }: Endpoint): Dialect {
   };
 }
 
-/** Changes the dialect to what a refusal asks for. False: nothing is left to change. */
+/** What a refusal that speaks of something teaches. */
+const lessons: [RegExp, (dialect: Dialect, detail: string) => void][] = [
+  [/stream_options|include_usage/, (dialect) => (dialect.usage = false)],
+  [
+    /max_(completion_)?tokens/,
+    (dialect, detail) => {
+      const isTooMuch = /too (large|high)|at most|less than|maximum|exceed|[<>]/i.test(detail);
+      dialect.limitNames.splice(0, isTooMuch ? 2 : 1);
+    },
+  ],
+  [
+    /reasoning_content/,
+    (dialect, detail) =>
+      (dialect.reasoning = /must|missing|required/i.test(detail) ? "always" : "never"),
+  ],
+  [/after.{0,12}tool/i, (dialect) => (dialect.bridge = true)],
+  [/content.*(null|none|valid string)/is, (dialect) => (dialect.emptyContent = "")],
+];
+
+/** Changes the dialect by the first lesson that is new. False: there is none. */
 function adapt(dialect: Dialect, { status, detail }: AttemptError): boolean {
   if (status !== 400 && status !== 422 && status !== 500) return false;
   const before = JSON.stringify(dialect);
-  if (/stream_options|include_usage/.test(detail)) dialect.usage = false;
-  else if (/max_(completion_)?tokens/.test(detail))
-    if (/too (large|high)|at most|less than|maximum|exceed|[<>]/i.test(detail))
-      dialect.limitNames = [];
-    else dialect.limitNames.shift();
-  else if (/reasoning_content/.test(detail))
-    dialect.reasoning = /must|missing|required/i.test(detail) ? "always" : "never";
-  else if (/after.{0,12}tool|tool.{0,40}followed/i.test(detail)) dialect.bridge = true;
-  else if (/content/.test(detail) && /null|none|valid string/i.test(detail))
-    dialect.emptyContent = "";
-  return JSON.stringify(dialect) !== before;
+  return lessons.some(([pattern, learn]) => {
+    if (pattern.test(detail)) learn(dialect, detail);
+    return JSON.stringify(dialect) !== before;
+  });
 }
 
 // ── Out ─────────────────────────────────────────────────────────────────────────────────────────

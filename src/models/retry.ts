@@ -13,6 +13,7 @@ import {
   explain,
   failureIn,
   isPassing,
+  quote,
   serverDelayMs,
   type Endpoint,
 } from "./failure.ts";
@@ -85,9 +86,10 @@ function charsOf(output: Delta | ModelAnswer): number {
   return output.type === "tool_delta" ? Math.max(1, output.chars) : 0;
 }
 
-function brokenOff(failure: AttemptError, { provider }: Endpoint, chars: number): ProviderError {
+function brokenOff(failure: AttemptError, endpoint: Endpoint, chars: number): ProviderError {
   const why = failure.kind === "stall" ? `sent nothing more for ${failure.detail}` : "broke off";
-  const sentence = `The stream from ${provider} ${why} after ${chars} characters. Say "go on" to continue from what is there.`;
+  const said = failure.kind === "status" ? quote(failure, endpoint) : "";
+  const sentence = `The stream from ${endpoint.provider} ${why} after ${chars} characters.${said} Say "go on" to continue from what is there.`;
   return new ProviderError(sentence, failure.status, failure);
 }
 

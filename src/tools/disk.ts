@@ -11,7 +11,6 @@ import { realpath, rename, stat, unlink, type FileHandle } from "node:fs/promise
 import { basename, dirname, join, relative, resolve } from "node:path";
 import { messageOf, UsageError } from "../errors.ts";
 import type { FileStamp, Workbench } from "../types.ts";
-import { similarNames } from "./text.ts";
 
 const { O_RDONLY, O_RDWR, O_NONBLOCK, O_NOFOLLOW, W_OK } = constants;
 
@@ -84,7 +83,10 @@ async function realOf(path: string): Promise<string> {
   return here;
 }
 
-async function statOf(path: string, look: (path: string) => Promise<Stats> = stat): Promise<Stats | null> {
+async function statOf(
+  path: string,
+  look: (path: string) => Promise<Stats> = stat,
+): Promise<Stats | null> {
   try {
     return await look(path);
   } catch (error) {
@@ -118,6 +120,33 @@ async function missing(path: string, name: string, root: string): Promise<string
   const near = similarNames(names, basename(path)).map((one) => join(folder, one));
   const hint = near.length > 0 ? `Did you mean ${near.join(" or ")}?` : "Look for it with Glob.";
   return `${name} does not exist in ${folder}. ${hint}`;
+}
+
+/** Up to three of `names` that `wanted` may have meant. */
+function similarNames(names: readonly string[], wanted: string): string[] {
+  const far = Math.max(2, Math.floor(wanted.length / 3));
+  return names
+    .filter((name) => Math.abs(name.length - wanted.length) <= far)
+    .slice(0, 1000)
+    .map((name) => ({ name, steps: distance(name.toLowerCase(), wanted.toLowerCase()) }))
+    .filter(({ steps }) => steps <= far)
+    .toSorted((a, b) => a.steps - b.steps)
+    .slice(0, 3)
+    .map(({ name }) => name);
+}
+
+/** Levenshtein's. */
+function distance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const swap = (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1);
+      next.push(Math.min(swap, (row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1));
+    }
+    row = next;
+  }
+  return row[b.length] ?? 0;
 }
 
 // ── Reading ─────────────────────────────────────────────────────────────────────────────────────

@@ -9,7 +9,7 @@ import { z } from "zod";
 import { config } from "../config.ts";
 import { UsageError } from "../errors.ts";
 import type { Tool, ToolOutput, Workbench } from "../types.ts";
-import { complaint, existing, locate, readToChange, save, type Place } from "./disk.ts";
+import { complaint, locate, readToChange, save, type Place } from "./disk.ts";
 import { mustBeText, numbered, showFile } from "./page.ts";
 import { patchOf } from "./patch.ts";
 import { countBreaks, countLines, decode, encode, misspelling, nearest } from "./text.ts";
@@ -73,7 +73,8 @@ async function told(
   try {
     return await work();
   } catch (error) {
-    const content = signal.aborted ? null : complaint(error, file);
+    signal.throwIfAborted();
+    const content = complaint(error, file);
     if (content === null) throw error;
     return { content: content.toWellFormed(), isError: true };
   }
@@ -153,7 +154,6 @@ async function planEdit(input: Editing, bench: Workbench): Promise<Change> {
     throw new UsageError("old_string and new_string are the same: there is nothing to change.");
   if (wanted === "") return await planFill(input, bench);
   const place = await locate(file_path, bench);
-  await existing(place, bench);
   const old = await readToChange(place, bench);
   const { text, ...form } = decode(old);
   mustBeText(place.name, old, text);
@@ -166,6 +166,8 @@ async function planEdit(input: Editing, bench: Workbench): Promise<Change> {
   const fitted = spans.map((span) => withEndsOf(text, span, wish));
   const after =
     pieces.map((piece, i) => piece + fitted[i]).join("") + text.slice(spans.at(-1)?.[1]);
+  if (after === text)
+    throw new UsageError(`Nothing would change: the line ends of ${place.name} stay as they are.`);
   const content = describe(after, first[0], fitted, place.name);
   return { place, old, before: text, after, form, content };
 }
@@ -198,7 +200,10 @@ function spansOf(text: string, wanted: string, all: boolean): Span[] {
     }
     return found;
   };
-  const exact = wanted.includes("\r") ? find(text, wanted) : [];
+  const splits = (at: number) => text[at - 1] === "\r" && text[at] === "\n";
+  const exact = (wanted.includes("\r") ? find(text, wanted) : []).filter(
+    (from) => !splits(from) && !splits(from + wanted.length),
+  );
   if (exact.length === 1 || (all && exact.length > 0))
     return exact.map((at) => [at, at + wanted.length]);
   const flat = wanted.replaceAll("\r\n", "\n");
@@ -276,6 +281,6 @@ function whyNotFound(raw: string, wanted: string, wish: string, name: string): s
   const near = nearest(text, old);
   if (!near) return `${start} Nothing in it is like old_string: Read it again.`;
   const { first, lines, differences } = near;
-  const region = numbered(linesOf(lines.join("\n")), first);
+  const region = numbered(linesOf(`${lines.join("\n")}\n`), first);
   return `${start} The nearest text:\n${region}\nWhat differs: ${differences.join("; ")}.`;
 }

@@ -32,6 +32,7 @@ const MATCH = 0;
 const IDLE_ROWS = 4;
 const LAST_IDLE = IDLE_ROWS * COLUMNS;
 const MAX_STATES = 2_000;
+const RARE_BYTES = 3;
 /** The clock is read once in so many steps that are not in the table. */
 const STEPS_PER_LOOK = 64;
 
@@ -40,6 +41,8 @@ export class Matcher {
   deadline = Infinity;
   readonly isMultiline: boolean;
   readonly #literals: readonly Buffer[];
+  /** In every match, and in few lines: worth to go from one to the next. */
+  readonly #rare: Buffer | null;
   readonly #isLiteral: boolean;
   readonly #program: Program;
   readonly #alphabet: Alphabet;
@@ -47,6 +50,8 @@ export class Matcher {
   #states: State[] = [];
   #rows = new Map<string, number>();
   #table = new Int32Array(16 * COLUMNS);
+  /** For each idle row and byte whether the row stays the same: what most bytes of a file do. */
+  readonly #stays = new Uint8Array(IDLE_ROWS * 256);
   #looked = 0;
   /** The last place before which no match can begin, and what stands before it. */
   #idle: { at: number; before: Kind } = { at: 0, before: START };
@@ -57,6 +62,11 @@ export class Matcher {
     this.isMultiline = options.multiline;
     this.#literals = (literalsOf(node) ?? []).map((literal) => Buffer.from(literal));
     this.#isLiteral = onlyText(node) !== null;
+    const [only] = this.#literals;
+    this.#rare =
+      only && this.#literals.length === 1 && (this.#isLiteral || only.length >= RARE_BYTES)
+        ? only
+        : null;
     this.#program = compile(node);
     this.#alphabet = new Alphabet(this.#program.atoms, { isMultiline: options.multiline, namesCr });
     this.#kinds = kindsOf(this.#program);
@@ -71,8 +81,8 @@ export class Matcher {
   /** The first match at or after `from`, the beginning of a line. `bytes` end where a line does. */
   next(bytes: Buffer, from: number): Hit | null {
     if (this.isMultiline) return this.#nextSpan(bytes, from);
-    const [literal] = this.#literals;
-    if (this.#literals.length !== 1 || !literal) return this.#nextLine(bytes, from, bytes.length);
+    const literal = this.#rare;
+    if (!literal) return this.#nextLine(bytes, from, bytes.length);
     for (let at = from; at < bytes.length;) {
       const found = bytes.indexOf(literal, at);
       if (found < 0) return null;
@@ -101,11 +111,20 @@ export class Matcher {
   /** Where the first match is found to be one, or -1. Sets `#idle`. */
   #endOfMatch(bytes: Uint8Array, from: number, to: number): number {
     const { ofByte } = this.#alphabet;
+    const stays = this.#stays;
     let table = this.#table;
-    let state = this.#rowOf([], this.isMultiline && from === 0 ? START : NEWLINE);
-    let [idleAt, idleRow] = [from, state];
+    let state = this.#idleRow(this.isMultiline && from === 0 ? START : NEWLINE);
+    let idleAt = from;
+    let idleRow = state;
     let at = from;
     while (at < to) {
+      if (state <= LAST_IDLE) {
+        const row = state - COLUMNS;
+        while (at < to && stays[row + (bytes[at] ?? 0)] === 1) at++;
+        idleAt = at;
+        idleRow = state;
+        if (at === to) break;
+      }
       let column = ofByte[bytes[at] ?? 0] ?? ASK;
       let width = 1;
       if (column === ASK) {
@@ -113,17 +132,11 @@ export class Matcher {
         width = this.#alphabet.width;
       }
       let next = table[state + column] ?? UNKNOWN;
-      if (next <= LAST_IDLE) {
-        if (next === UNKNOWN) {
-          next = this.#step(state, column);
-          table = this.#table;
-        }
-        if (next === MATCH) break;
-        if (next <= LAST_IDLE) {
-          idleAt = at + width;
-          idleRow = next;
-        }
+      if (next === UNKNOWN) {
+        next = this.#step(state, column);
+        table = this.#table;
       }
+      if (next === MATCH) break;
       state = next;
       at += width;
     }
@@ -131,7 +144,13 @@ export class Matcher {
     if (at < to) return at;
     // After the last line end there is no further line.
     const isOver = !this.isMultiline && (at > to || bytes[to - 1] === 10);
-    return !isOver && this.#step(state, END_CLASS) === MATCH ? to : -1;
+    if (isOver) return -1;
+    const last = table[state + END_CLASS] ?? UNKNOWN;
+    return (last === UNKNOWN ? this.#step(state, END_CLASS) : last) === MATCH ? to : -1;
+  }
+
+  #idleRow(kind: Kind): number {
+    return COLUMNS * (1 + (this.#kinds[kind] ?? OTHER));
   }
 
   /** The row after `row` on a character of that class. */
@@ -146,7 +165,15 @@ export class Matcher {
     const isMatch = state.steps.some((step) => follow(program, step, state.before, next, steps));
     const found = isMatch ? MATCH : this.#rowOf(steps, next.kind);
     if (states === this.#states) this.#table[row + column] = found;
+    if (found === row && row <= LAST_IDLE) this.#stay(row, column);
     return found;
+  }
+
+  #stay(row: number, column: number): void {
+    const { ofByte } = this.#alphabet;
+    for (let byte = 0; byte < 256; byte++) {
+      if (ofByte[byte] === column) this.#stays[row - COLUMNS + byte] = 1;
+    }
   }
 
   #rowOf(steps: readonly number[], kind: Kind): number {

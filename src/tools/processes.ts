@@ -4,9 +4,8 @@
  *
  * Invariant: what a command starts is found by descent, by its session, and by a mark that it
  * inherits in its environment; so it is gone when `endTree` resolves, though it ignored SIGTERM, was
- * orphaned or called setsid. Only what gives up all three gets away: `env -i setsid x &` once its
- * shell has ended, or a daemon that overwrites its own environment. A process with none of the three
- * is never signalled.
+ * orphaned or called setsid. What sheds the mark (`env -i x &`, a daemon that overwrites its own
+ * environment) gets away once its shell has ended. Nothing outside a tree is ever signalled.
  */
 import { dlopen } from "bun:ffi";
 import { closeSync, existsSync, readdirSync, readFileSync } from "node:fs";

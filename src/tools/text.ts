@@ -166,13 +166,15 @@ export function widen(text: string, from: number, to: number, context: number): 
 
 /** Why `wanted` is not in `text`, where its spelling as a whole is at fault; null: it is not. */
 export function misspelling(text: string, wanted: string): string | null {
-  if (wanted.split("\n").every((line) => /^(\s*\d+(\t|→).*|\s*)$/.test(line)))
+  const lines = wanted.split("\n").filter((line) => line.trim() !== "");
+  if (lines.length > 0 && lines.every((line) => /^\s*\d+(\t|→)/.test(line)))
     return "It holds the line numbers that Read prints: leave them and the tab after them out.";
   const unescaped = wanted.replace(/\\([ntr"'`\\/])/g, (_, c: string) => ESCAPES[c] ?? c);
   if (unescaped !== wanted && text.includes(unescaped))
     return 'It is escaped once too often: write \\n, \\t, \\" and the like as the characters themselves.';
-  const escaped = JSON.stringify(wanted).slice(1, -1);
-  if (escaped !== wanted && text.includes(escaped))
+  const breaks = wanted.replaceAll("\n", "\\n").replaceAll("\t", "\\t");
+  const escaped = [breaks, JSON.stringify(wanted).slice(1, -1)];
+  if (escaped.some((one) => one !== wanted && text.includes(one)))
     return 'The file has it escaped, with \\n, \\t or \\" spelt out: repeat those backslashes.';
   return null;
 }
@@ -190,19 +192,22 @@ export function nearest(text: string, wanted: string): Near | null {
   const lines = wanted.replace(/\n$/, "").split("\n");
   const searched = text.slice(0, SEARCH_CHARS);
   const low = searched.toLowerCase();
-  // Runs of four characters are for misspelt words, and for scripts without spaces.
-  const start =
-    bestStart(low, termsOf(lines, /[\p{L}\p{N}_]{3,80}/gu)) ??
-    bestStart(low, termsOf(lines, /\S{4}/gu));
+  // Runs of four characters find misspelt words, and scripts without spaces.
+  const terms = [/[\p{L}\p{N}_]{3,80}/gu, /\S{4}/gu].flatMap((term) => termsOf(lines, term));
+  const start = bestStart(low, terms);
   if (start === null) return null;
-  const found = searched.split("\n").slice(start, start + lines.length);
+  const all = searched.replace(/\n$/, "").split("\n");
   const differing = lines
-    .map((line, i) => ({ i, why: difference(found[i], line, i === 0, i === lines.length - 1) }))
+    .map((line, i) => ({
+      i,
+      why: difference(all[start + i], line, i === 0, i === lines.length - 1),
+    }))
     .filter(({ why }) => why !== null);
-  const from = Math.max(0, Math.min((differing[0]?.i ?? 0) - 3, found.length - SHOWN_LINES));
   const differences = differing.slice(0, 3).map(({ i, why }) => `line ${start + i + 1}: ${why}`);
   if (differences.length === 0) differences.push("the file lacks the line break at the end");
-  return { first: start + from + 1, lines: found.slice(from, from + SHOWN_LINES), differences };
+  const from = Math.max(0, start + (differing[0]?.i ?? 0) - 3);
+  const to = Math.min(from + SHOWN_LINES, start + lines.length + 2);
+  return { first: from + 1, lines: all.slice(from, to), differences };
 }
 
 /** A term, and the line of the wanted text it stands in. */
@@ -215,7 +220,7 @@ function termsOf(lines: readonly string[], pattern: RegExp): Term[] {
     for (const [term] of line.toLowerCase().matchAll(pattern))
       if (!terms.has(term)) terms.set(term, i);
   });
-  return [...terms].toSorted((a, b) => b[0].length - a[0].length).slice(0, 24);
+  return [...terms].toSorted((a, b) => b[0].length - a[0].length).slice(0, 16);
 }
 
 /** The line (from 0) where most terms, weighed by rarity, would stand at their place. */
@@ -238,7 +243,7 @@ function bestStart(low: string, terms: readonly Term[]): number | null {
     scores.set(row - line, { weight: score.weight + weight, count: score.count + 1 });
   }
   const [best] = [...scores].toSorted((a, b) => b[1].weight - a[1].weight);
-  return best && best[1].count * 4 >= terms.length ? Math.max(0, best[0]) : null;
+  return best && best[1].count * 3 >= terms.length ? Math.max(0, best[0]) : null;
 }
 
 /** How a line differs from the wanted one, whose first may begin and last may end inside it. */
@@ -277,31 +282,4 @@ function quote(line: string, at: number): string {
   const code = `U+${char.toString(16).toUpperCase().padStart(4, "0")}`;
   const name = char === 9 ? "a tab" : char === 32 ? "a space" : code;
   return `\`${around}\`${char < 0x21 || char > 0x7e ? ` (${name})` : ""}`;
-}
-
-/** Up to three of `names` that `wanted` may have meant. */
-export function similarNames(names: readonly string[], wanted: string): string[] {
-  const far = Math.max(2, Math.floor(wanted.length / 3));
-  return names
-    .filter((name) => Math.abs(name.length - wanted.length) <= far)
-    .slice(0, 1000)
-    .map((name) => ({ name, steps: distance(name.toLowerCase(), wanted.toLowerCase()) }))
-    .filter(({ steps }) => steps <= far)
-    .toSorted((a, b) => a.steps - b.steps)
-    .slice(0, 3)
-    .map(({ name }) => name);
-}
-
-/** Levenshtein's. */
-function distance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++) {
-      const swap = (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1);
-      next.push(Math.min(swap, (row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1));
-    }
-    row = next;
-  }
-  return row[b.length] ?? 0;
 }

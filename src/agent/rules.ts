@@ -1,0 +1,177 @@
+/**
+ * Modes and rules as people write them, and what a rule covers: `Bash(git log *)`, `Edit(src/**)`,
+ * `WebFetch(domain:x.org)`, `mcp__server__tool`. The forms are Claude Code's.
+ *
+ * Invariant: a rule of `allow` covers no more than its text says; one of `deny` or `ask` covers
+ * what comes to the same as well. What cannot be a rule is a UsageError, never a rule that is idle.
+ */
+import ignore from "ignore";
+import { UsageError } from "../errors.ts";
+import type { Mode, Policy } from "../types.ts";
+import { isWithin } from "./paths.ts";
+import type { Touch } from "./programs.ts";
+
+const MODES: Record<string, Mode> = {
+  "read-only": "read-only",
+  plan: "read-only",
+  ask: "ask",
+  default: "ask",
+  edit: "edit",
+  acceptEdits: "edit",
+  "workspace-write": "edit",
+  unsafe: "unsafe",
+  bypassPermissions: "unsafe",
+  "danger-full-access": "unsafe",
+  dontAsk: "dontAsk",
+};
+
+/** A mode by any of its names; a UsageError names the valid ones. */
+export function parseMode(text: string): Mode {
+  const mode = Object.hasOwn(MODES, text) ? MODES[text] : undefined;
+  if (mode) return mode;
+  const start = text.toLowerCase().slice(0, 3);
+  const near = Object.keys(MODES).find((name) => start && name.toLowerCase().startsWith(start));
+  throw new UsageError(
+    `There is no permission mode "${text}".${near ? ` Did you mean ${near}?` : ""} ` +
+      `The modes are ${Object.keys(MODES).join(", ")}.`,
+  );
+}
+
+// ── Rules ───────────────────────────────────────────────────────────────────────────────────────
+
+/** Which list a rule is on. */
+export type Kind = "deny" | "ask" | "allow";
+
+/** `tool` is a tool's name or the beginning of one; `spec` stood in parentheses, null: anything. */
+export type Rule = { text: string; tool: string; spec: string | null };
+
+/** One rule; a UsageError says why it is none. */
+export function parseRule(source: string): Rule {
+  const text = source.trim();
+  const [, tool, spec] = /^(\*|[A-Za-z_][\w-]*\*?)(?:\((.*)\))?$/s.exec(text) ?? [];
+  if (tool === undefined || (spec !== undefined && /^\s*(:\*)?$/.test(spec)))
+    throw new UsageError(
+      `"${text}" is no permission rule. Rules look like Read, Bash(git log *), Edit(src/**), ` +
+        `WebFetch(domain:example.org) or mcp__server__tool.`,
+    );
+  if (tool === "WebFetch" && spec !== undefined && !/^(domain:.|\*$)/.test(spec))
+    throw new UsageError(`In the rule "${text}" write WebFetch(domain:HOST), without a scheme.`);
+  if (isAboutFiles(tool) && spec?.startsWith("!"))
+    throw new UsageError(`The rule "${text}" cannot begin with "!": use a rule of another list.`);
+  return { text, tool, spec: spec === undefined || spec === "*" ? null : spec };
+}
+
+/** The rules in lists that are separated by commas or spaces, but for those in parentheses. */
+export function splitRules(values: readonly string[]): string[] {
+  return values.flatMap((value) => {
+    const rules = [""];
+    let depth = 0;
+    for (const char of value) {
+      if (char === "(") depth++;
+      if (char === ")") depth--;
+      if (depth <= 0 && /[\s,]/.test(char)) rules.push("");
+      else rules[rules.length - 1] += char;
+    }
+    return rules.filter(Boolean);
+  });
+}
+
+/** Whether the rule is about a tool of this name; `mcp__server` is about all of a server's. */
+export function isAbout({ tool }: Rule, name: string): boolean {
+  if (tool.endsWith("*")) return name.startsWith(tool.slice(0, -1));
+  return name === tool || (/^mcp__[^_]/.test(tool) && name.startsWith(`${tool}__`));
+}
+
+/** Whether the rule covers a call as a whole, whatever its parts are. */
+export function coversCall(rule: Rule, name: string, input: Record<string, unknown>): boolean {
+  if (!isAbout(rule, name)) return false;
+  const { tool, spec } = rule;
+  if (spec === null) return true;
+  if (tool === "Bash" || isAboutFiles(tool)) return false;
+  if (tool === "WebFetch") return coversHost(spec.slice("domain:".length), input.url);
+  const [, key = "", value = ""] = /^(\w+):(.*)$/s.exec(spec) ?? [];
+  if (Object.hasOwn(input, key)) return toPattern(value).test(String(input[key]));
+  return toPattern(spec).test(String(input.skill ?? input.subagent_type ?? input.query));
+}
+
+/** The host of a web address as it is compared: in ASCII, lower case, without a final dot. */
+export function hostOf(url: unknown): string | null {
+  const { protocol = "", hostname = "" } = URL.parse(String(url)) ?? {};
+  return /^https?:$/.test(protocol) ? hostname.replace(/\.$/, "") : null;
+}
+
+function coversHost(domain: string, url: unknown): boolean {
+  const host = hostOf(url);
+  if (domain === "*" || host === null) return host !== null;
+  const wanted = hostOf(`http://${domain.replace(/^\*\./, "")}`);
+  if (wanted === null) return false;
+  return domain.startsWith("*.") ? host.endsWith(`.${wanted}`) : host === wanted;
+}
+
+/**
+ * What a command has to look like. `git log *` and `git log:*` cover `git log` and whatever has a
+ * space after it; any other `*` stands for any text, and `\*` for itself.
+ */
+export function toPattern(spec: string): RegExp {
+  const [, head = spec, rest] = /^(.*[^\\])(?: |:)\*$/s.exec(spec) ?? [spec, spec, null];
+  const body = head.replace(/\\\*|[*.+?^${}()|[\]\\]/g, (found) =>
+    found === "*" ? "[^]*" : found === "\\*" ? found : `\\${found}`,
+  );
+  return new RegExp(`^${body}${rest === null ? "" : "( [^]*)?"}$`);
+}
+
+// ── Rules about files ───────────────────────────────────────────────────────────────────────────
+
+const READS = /^(Read|Glob|Grep|LS|NotebookRead)$/;
+const EDITS = /^(Edit|Write|MultiEdit|NotebookEdit)$/;
+const isAboutFiles = (tool: string): boolean => READS.test(tool) || EDITS.test(tool);
+
+/** Whether the rule covers what is done to the file of these names; `kind` is the rule's list. */
+export function coversFile(
+  rule: Rule,
+  kind: Kind,
+  access: Touch["access"],
+  names: readonly string[],
+  policy: Policy,
+): boolean {
+  const writes = access === "write" || access === "remove";
+  const { tool, spec } = rule;
+  if (spec === null) return (tool === "Edit" && writes) || (tool === "Read" && access === "read");
+  // What may not be read may not be changed either: a change shows what was there.
+  const concerned = EDITS.test(tool)
+    ? writes
+    : READS.test(tool) &&
+      (kind === "deny" || access === "read" || (kind === "ask" && access === "mention"));
+  if (!concerned) return false;
+  const covered = toPathPattern(spec, kind, policy);
+  return kind === "allow" ? names.every(covered) : names.some(covered);
+}
+
+/** A path pattern as .gitignore has them; of a folder it covers all that is below. */
+function toPathPattern(spec: string, kind: Kind, policy: Policy): (path: string) => boolean {
+  const [bases, pattern] = anchor(spec, kind, policy);
+  const list = ignore({ ignorecase: kind !== "allow", allowRelativePaths: true });
+  list.add({ pattern: pattern.normalize("NFC").replace(/^#/, "\\#") });
+  return (path) => {
+    const base = bases.find((folder) => isWithin(path, folder));
+    if (base === undefined) return false;
+    const rest = path.slice(base.length).replace(/^\//, "").normalize("NFC");
+    if (rest === "") return /^\/?\*\*?$/.test(pattern);
+    const below = kind === "allow" ? [] : [`${rest}/_`];
+    return [rest, `${rest}/`, ...below].some((one) => list.ignores(one));
+  };
+}
+
+/** Where a pattern starts, and what is left of it there. */
+function anchor(spec: string, kind: Kind, policy: Policy): [bases: string[], pattern: string] {
+  const { roots, home } = policy;
+  const workspace = roots.slice(0, 1);
+  if (spec.startsWith("//")) return [["/"], spec.slice(1)];
+  if (/^~(\/|$)/.test(spec)) return [[home, policy.resolve(home)], spec.slice(1) || "/**"];
+  if (/^\.?\//.test(spec)) return [workspace, spec.replace(/^\./, "")];
+  const [, name, below] = /^([^/]+)(\/(?:\*\*)?)?$/.exec(spec) ?? [];
+  if (name === undefined) return [workspace, spec];
+  // `*.env` and `secrets/`: at any depth, but what is allowed of a folder is the one at the top.
+  if (kind !== "allow") return [[...roots, "/"], below ? `**/${name}/**` : name];
+  return below ? [workspace, `/${name}/**`] : [[...roots], name];
+}
