@@ -2,11 +2,19 @@
  * The REPL as a person has it: the real program in a real terminal (tmux), against a scripted model
  * on a socket. What is asserted is what stands on the screen, in the scrollback, and on the wire.
  */
-import { afterAll, afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type Reply, type Scripted, startScripted } from "./scripted.ts";
+import { type Reply, startScripted } from "./scripted.ts";
 
 const main = join(import.meta.dir, "../src/main.ts");
 const socket = `claw-test-${process.pid}`;
@@ -17,117 +25,166 @@ const tmux = (...args: string[]) =>
 const shell =
   'claw() { "$BUN" "$MAIN" "$@"; }; claw "$@"; echo "code $?, $(stty -a | grep -o -- "-*icanon")"; exec sleep 1000';
 
-let folder: string;
-let workspace: string;
-let server: Scripted;
-let panes: string[] = [];
-
-beforeEach(() => {
-  folder = realpathSync(mkdtempSync(join(tmpdir(), "claw-repl-")));
-  workspace = join(folder, "work");
-  mkdirSync(workspace);
-});
-
-afterEach(() => {
-  for (const pane of panes) tmux("kill-session", "-t", pane);
-  panes = [];
-  server?.stop();
-  rmSync(folder, { recursive: true, force: true });
-});
-
+/** Many programs start side by side. */
+setDefaultTimeout(30_000);
 afterAll(() => void tmux("kill-server"));
 
-const envOf = (extra: Record<string, string>) => ({
-  CLAW_HOME: join(folder, "home"),
-  HOME: folder,
-  LANG: "C.UTF-8",
-  LC_ALL: "",
-  TERM: "xterm-256color",
-  BUN: process.execPath,
-  MAIN: main,
-  ...server.env("openai"),
-  ...extra,
-});
+type Start = {
+  args?: string[];
+  columns?: number;
+  rows?: number;
+  env?: Record<string, string>;
+  /** Files of the workspace. */
+  files?: Record<string, string>;
+  /** The home of an earlier pane, to go on in. */
+  folder?: string;
+};
 
-type Start = { args?: string[]; columns?: number; rows?: number; env?: Record<string, string> };
+/** A home, a workspace and a scripted model; gone when disposed of. */
+function prepare(
+  script: Parameters<typeof startScripted>[0],
+  { env, files = {}, ...options }: Start,
+) {
+  const folder = options.folder ?? realpathSync(mkdtempSync(join(tmpdir(), "claw-repl-")));
+  const workspace = join(folder, "work");
+  mkdirSync(workspace, { recursive: true });
+  for (const [name, content] of Object.entries(files))
+    writeFileSync(join(workspace, name), content);
+  const server = startScripted(script);
+  const variables = {
+    CLAW_HOME: join(folder, "home"),
+    HOME: folder,
+    LANG: "C.UTF-8",
+    LC_ALL: "",
+    TERM: "xterm-256color",
+    BUN: process.execPath,
+    MAIN: main,
+    ...server.env("openai"),
+    ...env,
+  };
+  const dispose = () => {
+    server.stop();
+    rmSync(folder, { recursive: true, force: true });
+  };
+  return { folder, workspace, server, variables, dispose };
+}
 
-/** claw in a pane; resolves once its prompt is there. */
+let count = 0;
+
+/** claw in a pane of tmux; resolves once its prompt is there. */
 async function start(script: Parameters<typeof startScripted>[0], options: Start = {}) {
-  const { args = ["--model", "openai/scripted"], columns = 80, rows = 24, env = {} } = options;
-  server?.stop();
-  server = startScripted(script);
-  const name = `pane-${panes.length}`;
-  panes.push(name);
-  const variables = Object.entries(envOf(env)).flatMap(([key, value]) => ["-e", `${key}=${value}`]);
+  const { args = ["--model", "openai/scripted"], columns = 80, rows = 24 } = options;
+  const { folder, workspace, server, variables, dispose } = prepare(script, options);
+  const name = `pane-${(count += 1)}`;
+  const env = Object.entries(variables).flatMap(([key, value]) => ["-e", `${key}=${value}`]);
   const size = ["-x", String(columns), "-y", String(rows)];
-  tmux(
-    "new-session",
-    "-d",
-    "-s",
-    name,
-    ...size,
-    "-c",
-    workspace,
-    ...variables,
-    "sh",
-    "-c",
-    shell,
-    "sh",
-    ...args,
-  );
+  const command = ["sh", "-c", shell, "sh", ...args];
+  tmux("new-session", "-d", "-s", name, ...size, "-c", workspace, ...env, ...command);
   const pane = {
+    folder,
+    workspace,
+    server,
     screen: () => tmux("capture-pane", "-t", name, "-p").trimEnd(),
+    coloured: () => tmux("capture-pane", "-t", name, "-p", "-e"),
     all: () => tmux("capture-pane", "-t", name, "-p", "-S", "-").trimEnd(),
     ask: (format: string) => tmux("display", "-t", name, "-p", format).trim(),
     keys: (...keys: string[]) => tmux("send-keys", "-t", name, ...keys),
-    say(text: string) {
-      tmux("send-keys", "-t", name, "-l", text);
-      tmux("send-keys", "-t", name, "Enter");
+    type: (typed: string) => tmux("send-keys", "-t", name, "-l", typed),
+    say(typed: string) {
+      pane.type(typed);
+      pane.keys("Enter");
     },
     resize: (width: number, height: number) =>
       tmux("resize-window", "-t", name, "-x", String(width), "-y", String(height)),
-    paste(text: string) {
-      writeFileSync(join(folder, "paste"), text);
-      tmux("load-buffer", join(folder, "paste"));
-      tmux("paste-buffer", "-p", "-t", name);
+    paste(pasted: string) {
+      writeFileSync(join(folder, "paste"), pasted);
+      tmux("load-buffer", "-b", name, join(folder, "paste"));
+      tmux("paste-buffer", "-p", "-b", name, "-t", name);
     },
     async until(part: string | RegExp, where: "screen" | "all" = "screen") {
       const found = () =>
         typeof part === "string" ? pane[where]().includes(part) : part.test(pane[where]());
-      for (let waited = 0; !found(); waited += 20) {
-        if (waited > 4000) throw new Error(`never saw ${part} in:\n${pane.all()}`);
-        await Bun.sleep(20);
-      }
+      await waitFor(found, () => `never saw ${part} in:\n${pane.all()}`);
       return pane.screen();
+    },
+    /** The messages of model call `index`. */
+    sent: (index: number) =>
+      JSON.stringify(server.requests[index]?.json.messages ?? "no such call"),
+    exists: (file: string) => existsSync(join(pane.workspace, file)),
+    [Symbol.dispose]() {
+      tmux("kill-session", "-t", name);
+      dispose();
     },
   };
   await pane.until(/^› /m);
   return pane;
 }
 
+async function waitFor(
+  found: () => boolean,
+  complain: () => string,
+  limitMs = 15_000,
+): Promise<void> {
+  const end = performance.now() + limitMs;
+  while (!found()) {
+    if (performance.now() > end) throw new Error(complain());
+    await Bun.sleep(80);
+  }
+}
+
+/** claw in a terminal whose bytes are kept as they come. */
+async function record(script: Parameters<typeof startScripted>[0], options: Start = {}) {
+  const { workspace, variables, dispose } = prepare(script, options);
+  const state = { bytes: "" };
+  const child = Bun.spawn([process.execPath, main, "--model", "openai/scripted"], {
+    cwd: workspace,
+    env: { ...process.env, ...variables },
+    terminal: {
+      cols: 100,
+      rows: 30,
+      data: (_, data) => void (state.bytes += Buffer.from(data).toString()),
+    },
+  });
+  const recorded = {
+    state,
+    type: (typed: string) => child.terminal?.write(typed),
+    until: (part: string) =>
+      waitFor(
+        () => state.bytes.includes(part),
+        () => `never saw ${part} in ${state.bytes}`,
+      ),
+    exited: child.exited,
+    async [Symbol.asyncDispose]() {
+      child.kill("SIGKILL");
+      await child.exited;
+      dispose();
+    },
+  };
+  await recorded.until("/help");
+  return recorded;
+}
+
 const text = (reply: string): Reply => ({ text: reply });
 const call = (name: string, input: object): Reply => ({ calls: [{ name, input }] });
-const sent = (index: number) =>
-  JSON.stringify(server.requests[index]?.json.messages ?? "no such request");
 const times = (all: string, part: string) => all.split(part).length - 1;
 
-describe("the screen", () => {
+describe.concurrent("the screen", () => {
   test("append-only: no alternate screen, no mouse; the cursor stands at the input", async () => {
-    const pane = await start([]);
+    using pane = await start([]);
     expect(pane.ask("#{alternate_on} #{mouse_any_flag} #{cursor_flag}")).toBe("0 0 1");
     const row = pane
       .screen()
       .split("\n")
       .findIndex((line) => line.startsWith("› "));
     expect(pane.ask("#{cursor_x},#{cursor_y}")).toBe(`2,${row}`);
-    pane.keys("-l", "ab你");
+    pane.type("ab你");
     await pane.until("› ab你");
     expect(pane.ask("#{cursor_x},#{cursor_y}")).toBe(`6,${row}`);
   });
 
   test("an answer is printed once, however the window is resized", async () => {
     const words = Array.from({ length: 60 }, (_, index) => `word${index}`);
-    const pane = await start([{ text: words.map((word) => `${word}\n\n`), chunkDelayMs: 10 }]);
+    using pane = await start([{ text: words.map((word) => `${word}\n\n`), chunkDelayMs: 10 }]);
     pane.say("go");
     for (const [width, height] of [
       [60, 20],
@@ -152,7 +209,7 @@ describe("the screen", () => {
     [40, 10],
     [12, 3],
   ])("%i columns and %i rows", async (columns, rows) => {
-    const pane = await start(
+    using pane = await start(
       [text("A fairly long answer, with `code` and a list:\n\n- one\n- two\n\nEnd.")],
       { columns, rows },
     );
@@ -162,108 +219,68 @@ describe("the screen", () => {
   });
 
   test("NO_COLOR and a locale that is not UTF-8", async () => {
-    const pane = await start([text("# Title\n\n- item\n")], { env: { NO_COLOR: "1" } });
+    using pane = await start([text("# Title\n\n- item\n")], { env: { NO_COLOR: "1" } });
     pane.say("go");
     await pane.until("item");
-    expect(tmux("capture-pane", "-t", panes[0] ?? "", "-p", "-e")).not.toMatch(/\x1b\[3\dm/); // oxlint-disable-line no-control-regex
+    expect(pane.coloured()).not.toMatch(/\x1b\[3\dm/); // oxlint-disable-line no-control-regex
   });
 
   test("one line is repainted by the spinner, and nothing when nothing changes", async () => {
-    server = startScripted([{ text: "never", hangAfter: 0 }]);
-    let bytes = "";
-    const terminal = {
-      cols: 80,
-      rows: 24,
-      data: (_: Bun.Terminal, data: Uint8Array) => void (bytes += Buffer.from(data).toString()),
-    };
-    const child = Bun.spawn([process.execPath, main, "--model", "openai/scripted"], {
-      cwd: workspace,
-      env: { ...process.env, ...envOf({}) },
-      terminal,
-    });
-    try {
-      while (!bytes.includes("/help")) await Bun.sleep(20);
-      await Bun.sleep(200);
-      bytes = "";
-      await Bun.sleep(400);
-      expect(bytes).toBe("");
-      child.terminal?.write("go\r");
-      while (!bytes.includes("Waiting")) await Bun.sleep(20);
-      bytes = "";
-      await Bun.sleep(500);
-      const frames = bytes.split("\x1b[?2026h").slice(1);
-      expect(frames.length).toBeGreaterThan(2);
-      for (const frame of frames)
-        expect([frame.length < 200, frame.includes("\n"), frame.includes("Waiting")]).toEqual([
-          true,
-          false,
-          true,
-        ]);
-    } finally {
-      child.kill("SIGKILL");
-      await child.exited;
-    }
+    await using claw = await record([{ text: "never", hangAfter: 0 }]);
+    await Bun.sleep(300);
+    claw.state.bytes = "";
+    await Bun.sleep(400);
+    expect(claw.state.bytes).toBe("");
+    claw.type("go\r");
+    await claw.until("Waiting");
+    await Bun.sleep(100);
+    claw.state.bytes = "";
+    await Bun.sleep(600);
+    const frames = claw.state.bytes.split("\x1b[?2026h").slice(1);
+    expect(frames.length).toBeGreaterThan(2);
+    for (const frame of frames)
+      expect([frame.length < 200, frame.includes("\n"), frame.includes("Waiting")]).toEqual([
+        true,
+        false,
+        true,
+      ]);
   });
 });
 
-describe("attacks", () => {
+describe.concurrent("attacks", () => {
   const evil = "\x1b[2J\x1b]0;owned\x07\x1b]52;c;eA==\x07\x1b[6n\u009b2J\u202e\x1bc";
 
   test("only colours and our own cursor moves reach the terminal", async () => {
-    writeFileSync(join(workspace, "evil.txt"), `${evil}\n`);
-    server = startScripted([
+    const script: Reply[] = [
       {
         text: `${evil} text \`${evil}\`\n\n\`\`\`${evil}\n${evil}\n\`\`\`\n`,
         thinking: evil,
-        calls: [{ name: "Bash", input: { command: "cat evil.txt", description: evil } }],
+        ...call("Bash", { command: "cat evil.txt", description: evil }),
       },
       call("Read", { file_path: `evil${evil}.txt` }),
       call(`evil${evil}`, { [evil]: evil }),
       call("TodoWrite", { todos: [{ content: evil, status: "pending" }] }),
-      call("Bash", { command: `printf '${evil}'` }),
+      call("Bash", { command: `touch a; printf '${evil}'` }),
       { status: 400, body: { error: { message: evil } } },
-    ]);
-    let bytes = "";
-    const terminal = {
-      cols: 100,
-      rows: 30,
-      data: (_: Bun.Terminal, data: Uint8Array) => void (bytes += Buffer.from(data).toString()),
-    };
-    const child = Bun.spawn([process.execPath, main, "--model", "openai/scripted"], {
-      cwd: workspace,
-      env: { ...process.env, ...envOf({}) },
-      terminal,
-    });
-    const until = async (part: string) => {
-      for (let waited = 0; !bytes.includes(part); waited += 20) {
-        if (waited > 4000) throw new Error(`never saw ${part}`);
-        await Bun.sleep(20);
-      }
-    };
-    try {
-      await until("/help");
-      child.terminal?.write(`\x1b[200~${evil}\x1b[201~\r`);
-      await until("Go ahead?");
-      child.terminal?.write("y");
-      await until("400");
-      child.terminal?.write("\x04");
-      await child.exited;
-    } finally {
-      child.kill("SIGKILL");
-    }
+    ];
+    await using claw = await record(script, { files: { "evil.txt": `${evil}\n` } });
+    claw.type(`\x1b[200~${evil}\x1b[201~\r`);
+    await claw.until("Go ahead?");
+    claw.type("y");
+    await claw.until("400");
+    claw.type("\x04");
+    await claw.exited;
     const ours =
       /\x1b(?:\[[0-9;]*m|\[\d*[ABCK]|\[2K|\[J|[78]|\[\?(?:2026|2004|25)[hl]|\[>1u|\[<u|\[>4;[01]m)|\r\n|\r/g; // oxlint-disable-line no-control-regex
-    const rest = Array.from(bytes.replaceAll(ours, "")).filter(
-      (char) => /[\p{Cc}\p{Cf}]/u.test(char) && char !== "\t",
-    );
-    expect(rest).toEqual([]);
-    expect(bytes).toContain("\\x1b]52;c;eA==");
+    const rest = claw.state.bytes.replaceAll(ours, "");
+    expect(Array.from(rest).filter((char) => /[\p{Cc}\p{Cf}]/u.test(char))).toEqual([]);
+    expect(rest).toContain("\\x1b]52;c;eA==");
   });
 });
 
-describe("typing", () => {
+describe.concurrent("typing", () => {
   test("what is typed while the agent works is shown, and given to it at its next step", async () => {
-    const pane = await start([
+    using pane = await start([
       {
         text: ["thinking ", "about it"],
         chunkDelayMs: 200,
@@ -276,22 +293,22 @@ describe("typing", () => {
     pane.say("and also this");
     await pane.until("queued: and also this");
     await pane.until("done");
-    expect(sent(0)).not.toContain("and also this");
-    expect(sent(1)).toContain("and also this");
+    expect(pane.sent(0)).not.toContain("and also this");
+    expect(pane.sent(1)).toContain("and also this");
     expect(times(pane.all(), "› and also this")).toBe(1);
   });
 
   test("what is left in the queue starts the next turn", async () => {
-    const pane = await start([{ text: ["one ", "two"], chunkDelayMs: 150 }, text("second answer")]);
+    using pane = await start([{ text: ["one ", "two"], chunkDelayMs: 150 }, text("second answer")]);
     pane.say("go");
     await pane.until("one");
     pane.say("next");
     await pane.until("second answer");
-    expect(sent(1)).toContain("next");
+    expect(pane.sent(1)).toContain("next");
   });
 
   test("a paste of 10,000 lines is one label, and sent whole", async () => {
-    const pane = await start([text("read")]);
+    using pane = await start([text("read")]);
     const lines = Array.from({ length: 10_000 }, (_, index) => `line ${index} of the paste`).join(
       "\n",
     );
@@ -299,45 +316,45 @@ describe("typing", () => {
     await pane.until("[pasted 10000 lines]");
     pane.keys("Enter");
     await pane.until("read");
-    expect(server.requests[0]?.json.messages.at(-1).content).toContain(lines);
+    expect(pane.server.requests[0]?.json.messages.at(-1).content).toContain(lines);
   });
 
   test("history outlives the session", async () => {
-    const pane = await start([text("one"), text("two")]);
+    using pane = await start([text("one"), text("two")]);
     pane.say("first prompt");
     await pane.until(/^one$/m);
     pane.keys("C-d");
     await pane.until("code 0");
-    const next = await start([]);
+    using next = await start([], { folder: pane.folder });
     next.keys("Up");
     await next.until("› first prompt");
   });
 
   test("a file that is mentioned is attached", async () => {
-    writeFileSync(join(workspace, "notes.txt"), "the secret word is plum\n");
-    const pane = await start([text("ok")]);
-    pane.keys("-l", "what is in @no");
+    const files = { "notes.txt": "the secret word is plum\n" };
+    using pane = await start([text("ok")], { files });
+    pane.type("what is in @no");
     await pane.until("@notes.txt");
     pane.keys("Tab");
-    pane.keys("-l", "?");
+    pane.type("?");
     pane.keys("Enter");
     await pane.until(/^ok$/m);
-    expect(sent(0)).toContain("the secret word is plum");
-    expect(sent(0)).toContain("what is in @notes.txt ?");
+    expect(pane.sent(0)).toContain("the secret word is plum");
+    expect(pane.sent(0)).toContain("what is in @notes.txt ?");
   });
 
   test("!command runs at once, and the model sees it with the next input", async () => {
-    const pane = await start([text("ok")]);
+    using pane = await start([text("ok")]);
     pane.say("!echo from-the-$((40 + 2))");
     await pane.until("from-the-42");
-    expect(server.requests).toHaveLength(0);
+    expect(pane.server.requests).toHaveLength(0);
     pane.say("what did I run?");
     await pane.until(/^ok$/m);
-    expect(sent(0)).toContain("from-the-42");
+    expect(pane.sent(0)).toContain("from-the-42");
   });
 });
 
-describe("questions", () => {
+describe.concurrent("questions", () => {
   const script = [call("Bash", { command: "touch made" }), text("after")];
 
   test.each([
@@ -348,7 +365,7 @@ describe("questions", () => {
     ["Escape", { made: false, asked: 1 }],
     ["C-c", { made: false, asked: 1 }],
   ])("%s", async (key, { made }) => {
-    const pane = await start(script);
+    using pane = await start(script);
     pane.say("go");
     const screen = await pane.until("Go ahead?");
     expect(screen).toContain("touch made");
@@ -358,13 +375,13 @@ describe("questions", () => {
       pane.say("use another name");
     }
     await pane.until(/^(after|⎿ Interrupted)/m);
-    expect(await Bun.file(join(workspace, "made")).exists()).toBe(made);
-    if (key === "n") expect(sent(1)).toContain("use another name");
-    if (key === "Escape") expect(server.requests).toHaveLength(1);
+    expect(pane.exists("made")).toBe(made);
+    if (key === "n") expect(pane.sent(1)).toContain("use another name");
+    if (key === "Escape") expect(pane.server.requests).toHaveLength(1);
   });
 
   test("a rule that is remembered is not asked again, and can be removed", async () => {
-    const pane = await start([...script, call("Bash", { command: "touch made" }), text("again")]);
+    using pane = await start([...script, call("Bash", { command: "touch made" }), text("again")]);
     pane.say("go");
     await pane.until("Go ahead?");
     pane.keys("a");
@@ -375,12 +392,12 @@ describe("questions", () => {
     pane.say("/permissions");
     await pane.until("remembered for this workspace");
     pane.keys("Enter");
-    await pane.until("Removed: Bash(touch");
+    await pane.until("Removed: Edit(/made)");
   });
 
   test("an edit is shown as a diff before it is made, whole", async () => {
     const content = Array.from({ length: 60 }, (_, index) => `row ${index}`).join("\n");
-    const pane = await start([call("Write", { file_path: "new.txt", content }), text("after")]);
+    using pane = await start([call("Write", { file_path: "new.txt", content }), text("after")]);
     pane.say("go");
     await pane.until("Go ahead?");
     const all = pane.all();
@@ -388,31 +405,31 @@ describe("questions", () => {
     pane.keys("y");
     await pane.until(/^after$/m);
     expect(times(pane.all(), "+row 7")).toBe(1);
-    expect(readFileSync(join(workspace, "new.txt"), "utf8").trimEnd()).toBe(content);
+    expect(readFileSync(join(pane.workspace, "new.txt"), "utf8").trimEnd()).toBe(content);
   });
 
   test("what somebody is typing does not answer a question", async () => {
-    const pane = await start([
+    using pane = await start([
       { ...call("Bash", { command: "touch made" }), text: ["wait ", "for it"], chunkDelayMs: 100 },
       text("after"),
     ]);
     pane.say("go");
     await pane.until("wait");
     for (let typed = 0; typed < 12; typed += 1) {
-      pane.keys("-l", "yay");
+      pane.type("yay");
       await Bun.sleep(60);
     }
-    expect(await Bun.file(join(workspace, "made")).exists()).toBe(false);
+    expect(pane.exists("made")).toBe(false);
     await pane.until("Go ahead?");
     await pane.until("in the input: yayyay");
   });
 });
 
-describe("interrupting and leaving", () => {
+describe.concurrent("interrupting and leaving", () => {
   test.each(["Escape", "C-c"])(
     "%s interrupts, and the queue goes back into the input",
     async (key) => {
-      const pane = await start([call("Bash", { command: "ls; sleep 60" }), text("next")], {
+      using pane = await start([call("Bash", { command: "ls; sleep 60" }), text("next")], {
         args: ["--model", "openai/scripted", "--dangerously-skip-permissions"],
       });
       pane.say("go");
@@ -436,7 +453,7 @@ describe("interrupting and leaving", () => {
     ["SIGTERM", (pane) => killClaw(pane, "SIGTERM"), 143],
     ["SIGHUP", (pane) => killClaw(pane, "SIGHUP"), 129],
   ])("%s leaves the terminal as it was", async (_, leave, code) => {
-    const pane = await start([]);
+    using pane = await start([]);
     await leave(pane);
     await pane.until(`code ${code}, icanon`);
     expect(pane.ask("#{cursor_flag} #{bracketed_paste_flag}").startsWith("1")).toBe(true);
@@ -444,14 +461,14 @@ describe("interrupting and leaving", () => {
   });
 
   test("Ctrl-C clears the input first, and asks before it leaves", async () => {
-    const pane = await start([]);
-    pane.keys("-l", "some text");
+    using pane = await start([]);
+    pane.type("some text");
     await pane.until("› some text");
     pane.keys("C-c");
     await pane.until("› Ask");
     pane.keys("C-c");
     await pane.until("Ctrl-C again leaves");
-    pane.keys("-l", "on");
+    pane.type("on");
     await pane.until("› on");
   });
 
@@ -463,9 +480,9 @@ describe("interrupting and leaving", () => {
   }
 });
 
-describe("commands", () => {
+describe.concurrent("commands", () => {
   test("each says something, and none fails", async () => {
-    const pane = await start([text("hello")], { rows: 60 });
+    using pane = await start([text("hello")], { rows: 60 });
     pane.say("hi");
     await pane.until("hello");
     const expected: [string, string][] = [
@@ -479,7 +496,7 @@ describe("commands", () => {
       ["/memory", "No instruction files"],
       ["/tools", "WebFetch|Bash"],
       ["/skills", "kill"],
-      ["/status", workspace],
+      ["/status", pane.workspace],
       ["/diff", "no git repository"],
       ["/export talk.md", "Written:"],
       ["/contxt", "Did you mean /context?"],
@@ -488,19 +505,19 @@ describe("commands", () => {
       pane.say(line);
       await pane.until(new RegExp(`› ${line}\\n\\n[\\s\\S]*(${part})`), "all");
     }
-    expect(readFileSync(join(workspace, "talk.md"), "utf8")).toContain("hello");
-    expect(server.requests).toHaveLength(1);
+    expect(readFileSync(join(pane.workspace, "talk.md"), "utf8")).toContain("hello");
+    expect(pane.server.requests).toHaveLength(1);
   });
 
   test("/clear begins anew, /resume goes back, /fork copies, /compact shortens", async () => {
-    const pane = await start([text("apple"), text("pear"), text("a summary"), text("plum")]);
+    using pane = await start([text("apple"), text("pear"), text("a summary"), text("plum")]);
     pane.say("first session");
     await pane.until(/^apple$/m);
     pane.say("/clear");
     await pane.until("A new session");
     pane.say("second session");
     await pane.until(/^pear$/m);
-    expect(sent(1)).not.toContain("apple");
+    expect(pane.sent(1)).not.toContain("apple");
     pane.say("/resume");
     await pane.until("Go on with which session?");
     pane.say("first");
@@ -511,7 +528,7 @@ describe("commands", () => {
     await pane.until(/Session \w{8}: first session[\s\S]*Session \w{8}: first session/, "all");
     pane.say("third");
     await pane.until(/^plum$/m);
-    expect(sent(3)).toContain("a summary");
-    expect(sent(3)).not.toContain("apple");
+    expect(pane.sent(3)).toContain("a summary");
+    expect(pane.sent(3)).not.toContain("apple");
   });
 });

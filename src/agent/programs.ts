@@ -81,7 +81,7 @@ const readers: readonly (readonly [names: RegExp, reader: Reader])[] = [
   // An operand of digits alone sets the clock.
   [/^date$/, { flags: /^-[uRdI]$|^--(utc|date=.*)$/, operand: /[^\d.]/, free: true }],
   // `test -v 'a[$(id)]'` runs id.
-  [/^(test|\[)$/, { flags: /^-([a-zA-QS-uw-z]|eq|ne|[lg][te]|[no]t|ef)$/, free: true }],
+  [/^(test|\[)$/, { flags: /^-([a-uw-zA-QS-Z]|eq|ne|[lg][te]|[no]t|ef)$/, free: true }],
   [/^cd$/, { flags: /^-L$/, max: 1 }],
   [/^wc$/, { flags: /^-[clLmw]+$|^--(lines|words|bytes|chars)$/ }],
   [/^(diff|du)$/, { flags: DIFF }],

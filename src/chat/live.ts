@@ -72,7 +72,7 @@ export function statusLine(
     paintMode(mode),
     escapeLine(model.id),
     percent >= 80 ? red(window) : window,
-    costUsd === null ? "$?" : dollars(costUsd),
+    costUsd === null ? "no price" : dollars(costUsd),
     dim("shift-tab: mode"),
   ];
   const bar = dim(` ${glyphs.bar} `);

@@ -81,10 +81,10 @@ class Repl {
     const onSignal = (signal: NodeJS.Signals): void =>
       this.#leave(signal === "SIGTERM" ? 143 : 129);
     const onInterrupt = (): void => this.#onKey(ctrlC);
+    this.#greet();
     this.#screen.terminal.open();
     process.on("SIGTERM", onSignal).on("SIGHUP", onSignal).on("SIGINT", onInterrupt);
     try {
-      this.#greet();
       await Promise.race([this.#begin(), this.#left.promise]);
       return await this.#left.promise;
     } finally {

@@ -7,7 +7,7 @@
  * Invariant: memory is bounded (states are thrown away and made again), and so is time: what takes
  * past `deadline` throws TooSlow. No position is kept between calls.
  */
-import { literalsOf, onlyText } from "./literals.ts";
+import { type Needle, needlesOf, onlyText } from "./literals.ts";
 import { type Options, parsePattern } from "./pattern.ts";
 import { Alphabet, ASK, compile, END_CLASS, follow, type Program } from "./program.ts";
 import { type Kind, END, NEWLINE, OTHER, START, WORD } from "./program.ts";
@@ -40,7 +40,7 @@ export class Matcher {
   /** By performance.now(). */
   deadline = Infinity;
   readonly isMultiline: boolean;
-  readonly #literals: readonly Buffer[];
+  readonly #gates: readonly Gate[];
   /** In every match, and in few lines: worth to go from one to the next. */
   readonly #rare: Buffer | null;
   readonly #isLiteral: boolean;
@@ -60,13 +60,10 @@ export class Matcher {
   constructor(text: string, options: Options) {
     const { node, namesCr } = parsePattern(text, options);
     this.isMultiline = options.multiline;
-    this.#literals = (literalsOf(node) ?? []).map((literal) => Buffer.from(literal));
+    const sets = needlesOf(node);
+    this.#gates = sets.map(gateOf);
     this.#isLiteral = onlyText(node) !== null;
-    const [only] = this.#literals;
-    this.#rare =
-      only && this.#literals.length === 1 && (this.#isLiteral || only.length >= RARE_BYTES)
-        ? only
-        : null;
+    this.#rare = rareOf(sets, this.#isLiteral ? 1 : RARE_BYTES);
     this.#program = compile(node);
     this.#alphabet = new Alphabet(this.#program.atoms, { isMultiline: options.multiline, namesCr });
     this.#kinds = kindsOf(this.#program);
@@ -75,7 +72,7 @@ export class Matcher {
 
   /** False: no match is in `bytes`. Much cheaper than to look for one. */
   mayMatch(bytes: Buffer): boolean {
-    return this.#literals.length === 0 || this.#literals.some((literal) => bytes.includes(literal));
+    return this.#gates.every((isOpen) => isOpen(bytes));
   }
 
   /** The first match at or after `from`, the beginning of a line. `bytes` end where a line does. */
@@ -239,6 +236,25 @@ export class Matcher {
     const isTime = ++this.#looked % STEPS_PER_LOOK === 0;
     if (isTime && performance.now() > this.deadline) throw new TooSlow();
   }
+}
+
+/** Whether one of a set of needles is in a text. */
+type Gate = (bytes: Buffer) => boolean;
+
+function gateOf(set: readonly Needle[]): Gate {
+  if (set.some(({ isFolded }) => isFolded)) {
+    const texts = set.map(({ text }) => text.replace(/[^\w\s]/g, "\\$&"));
+    const regex = new RegExp(texts.join("|"), "i");
+    return (bytes) => regex.test(bytes.latin1Slice());
+  }
+  const needles = set.map(({ text }) => Buffer.from(text));
+  return (bytes) => needles.some((needle) => bytes.includes(needle));
+}
+
+function rareOf(sets: readonly Needle[][], minBytes: number): Buffer | null {
+  const alone = sets.flatMap((set) => (set.length === 1 && set[0]?.isFolded === false ? set : []));
+  const longest = Buffer.from(alone[0]?.text ?? "");
+  return longest.length >= minBytes ? longest : null;
 }
 
 /** What of the kinds the pattern tells apart; the fewer, the fewer states. */

@@ -8,8 +8,11 @@
  */
 import { UsageError } from "../errors.ts";
 
-/** Which characters stand at one place. `literal` is the only one, where there is but one. */
-export type Atom = { accepts(char: string): boolean; literal: string | null };
+/** Which characters may stand at one place; `only`, where it is one, or one letter in either case. */
+export type Atom = {
+  accepts(char: string): boolean;
+  only: { text: string; isFolded: boolean } | null;
+};
 
 /** `^` and `$` hold at lines, `A` and `z` at the text's ends, `b B < >` at words'. */
 export type Assertion = "^" | "$" | "A" | "z" | "b" | "B" | "<" | ">";
@@ -154,23 +157,27 @@ function withFlags(source: Source, flags: Flags, on: string, off: string): Flags
 
 // ── Characters ──────────────────────────────────────────────────────────────────────────────────
 
-const atom = (accepts: Atom["accepts"], only: string | null = null): Node => ({
+const atom = (accepts: Atom["accepts"], only: Atom["only"] = null): Node => ({
   type: "atom",
-  atom: { accepts, literal: only },
+  atom: { accepts, only },
 });
 
-function literal(source: Source, char: string, flags: Flags): Node {
+function literal(source: Source, char: string, { ignoreCase }: Flags): Node {
   if (char === "\n" && !source.multiline)
     fail(source, "spans lines: set multiline to true for that");
   if (char === "\r") source.namesCr = true;
-  const hasCase = char.toLowerCase() !== char.toUpperCase();
-  return flags.ignoreCase && hasCase ? set(hexOf(char), flags) : atom((one) => one === char, char);
+  const [lower, upper] = [char.toLowerCase(), char.toUpperCase()];
+  if (!ignoreCase || lower === upper)
+    return atom((one) => one === char, { text: char, isFolded: false });
+  // Beyond ASCII a letter has more than two cases, and a case more than one letter.
+  if (char > "\x7f") return set(hexOf(char), { ignoreCase });
+  return atom((one) => one === lower || one === upper, { text: lower, isFolded: true });
 }
 
 const hexOf = (char: string): string => `\\u{${(char.codePointAt(0) ?? 0).toString(16)}}`;
 
 /** `inside` is what stands in a JavaScript class under the flag v. */
-function set(inside: string, { ignoreCase }: Flags): Node {
+function set(inside: string, { ignoreCase }: Pick<Flags, "ignoreCase">): Node {
   const regex = new RegExp(`^[${inside}]$`, ignoreCase ? "iv" : "v");
   return atom((char) => regex.test(char));
 }

@@ -18,6 +18,10 @@ const GIVE_UP_MS = 900;
 const POLL_MS = 10;
 const LAST_READ_MS = 50;
 
+let anyStarted = false;
+/** Whether this process has started a command at all; if not, there is no tree to look for. */
+export const hasStarted = (): boolean => anyStarted;
+
 /** A command that was started. `mark` is in the environment of all that it starts. */
 export type Command = {
   readonly pid: number;
@@ -45,6 +49,7 @@ const open = new Map<string, { closed: Promise<unknown>; readers: Reader[] }>();
  * command cannot start, and leaves nothing open then.
  */
 export function startCommand(command: string, { cwd, env }: Place, print: Print): Command {
+  anyStarted = true;
   const mark = crypto.randomUUID();
   const marks = `${env[MARK] ?? ""}/${mark}`;
   const place = { cwd, env: { PATH: "/usr/local/bin:/usr/bin:/bin", ...env, [MARK]: marks } };

@@ -13,7 +13,7 @@ import { config } from "../config.ts";
 import { messageOf } from "../errors.ts";
 import type { BackgroundShell, Tool, ToolOutput, Workbench } from "../types.ts";
 import { Capture } from "./capture.ts";
-import { endTree, findTree, hasSurvivors, MARK, startCommand } from "./processes.ts";
+import { endTree, findTree, hasStarted, hasSurvivors, MARK, startCommand } from "./processes.ts";
 import type { Command, Exit } from "./processes.ts";
 
 const { bashTimeoutMs, bashTimeoutMaxMs } = config.limits;
@@ -81,6 +81,7 @@ export const killShell: Tool<{ shell_id: string }> = {
 
 /** Ends all that the session's commands left, by the mark that `workbench.env` gave them. */
 export async function endSession(workbench: Workbench): Promise<void> {
+  if (!hasStarted()) return;
   const mark = workbench.env[MARK];
   if (mark) await endTree(mark);
   await Promise.all([...workbench.shells.values()].map((shell) => shell.kill()));
