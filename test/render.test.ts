@@ -26,7 +26,7 @@ function renderer(options: { verbose?: boolean; plain?: boolean } = {}) {
   const it = new Renderer({
     print,
     columns: () => 80,
-    cwd: "/work",
+    cwd: () => "/work",
     verbose: false,
     plain: false,
     ...options,
@@ -65,7 +65,7 @@ const attacks: [name: string, text: string][] = [
 function expectHarmless(lines: string[]): void {
   const text = lines.join("\n").replaceAll(new RegExp(`${"\\x1b"}\\[[0-9;]*m`, "g"), "");
   const bad = Array.from(text).filter(
-    (char) => char !== "\n" && /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\u3164\ufe00]/u.test(char),
+    (char) => char !== "\n" && /\p{Cc}|\p{Cf}|\p{Zl}|\p{Zp}|\u3164|\ufe00/u.test(char),
   );
   expect(bad).toEqual([]);
 }
@@ -366,7 +366,7 @@ describe("a turn", () => {
       { type: "text_delta", text: "there" },
       { type: "text", text: "Hello there" },
     );
-    expect(lines.filter((line) => line.includes("Hello there"))).toHaveLength(1);
+    expect(lines.join("\n").match(/Hello there/g)).toHaveLength(1);
   });
 
   test("text that was not streamed is printed", () => {

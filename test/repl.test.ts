@@ -36,6 +36,8 @@ type Start = {
   env?: Record<string, string>;
   /** Files of the workspace. */
   files?: Record<string, string>;
+  /** An interactive shell, with job control, in place of claw. */
+  isShell?: boolean;
   /** The home of an earlier pane, to go on in. */
   folder?: string;
 };
@@ -59,6 +61,7 @@ function prepare(
     TERM: "xterm-256color",
     BUN: process.execPath,
     MAIN: main,
+    PS1: "$ ",
     ...server.env("openai"),
     ...env,
   };
@@ -78,7 +81,7 @@ async function start(script: Parameters<typeof startScripted>[0], options: Start
   const name = `pane-${(count += 1)}`;
   const env = Object.entries(variables).flatMap(([key, value]) => ["-e", `${key}=${value}`]);
   const size = ["-x", String(columns), "-y", String(rows)];
-  const command = ["sh", "-c", shell, "sh", ...args];
+  const command = options.isShell ? ["bash", "--norc", "-i"] : ["sh", "-c", shell, "sh", ...args];
   tmux("new-session", "-d", "-s", name, ...size, "-c", workspace, ...env, ...command);
   const pane = {
     folder,
@@ -116,7 +119,7 @@ async function start(script: Parameters<typeof startScripted>[0], options: Start
       dispose();
     },
   };
-  await pane.until(/^› /m);
+  await pane.until(/^[›>$]( |$)/m);
   return pane;
 }
 
@@ -218,11 +221,13 @@ describe.concurrent("the screen", () => {
     expect(times(pane.all(), "End.")).toBe(1);
   });
 
-  test("NO_COLOR and a locale that is not UTF-8", async () => {
-    using pane = await start([text("# Title\n\n- item\n")], { env: { NO_COLOR: "1" } });
+  test("NO_COLOR, and ASCII where the locale is not UTF-8", async () => {
+    const answer = text("# Title\n\n- item with **bold**\n");
+    using pane = await start([answer], { env: { NO_COLOR: "1", LANG: "C" } });
     pane.say("go");
-    await pane.until("item");
-    expect(pane.coloured()).not.toMatch(/\x1b\[3\dm/); // oxlint-disable-line no-control-regex
+    await pane.until("item with bold");
+    expect(pane.coloured()).not.toMatch(/\x1b\[[34]\dm/); // oxlint-disable-line no-control-regex
+    expect(pane.screen()).toMatch(/^[\x20-\x7e\n]*$/);
   });
 
   test("one line is repainted by the spinner, and nothing when nothing changes", async () => {
@@ -250,6 +255,34 @@ describe.concurrent("the screen", () => {
 describe.concurrent("attacks", () => {
   const evil = "\x1b[2J\x1b]0;owned\x07\x1b]52;c;eA==\x07\x1b[6n\u009b2J\u202e\x1bc";
 
+  /** What is no text and not one of the sequences that claw is known to write. */
+  function controls(bytes: string): string[] {
+    const ours =
+      /\x1b(?:\[[0-9;]*m|\[\d*[ABCK]|\[2K|\[J|[78]|\[\?(?:2026|2004|25)[hl]|\[>1u|\[<u|\[>4;[01]m)|\r\n|\r/g; // oxlint-disable-line no-control-regex
+    return Array.from(bytes.replaceAll(ours, "")).filter((char) => /[\p{Cc}\p{Cf}]/u.test(char));
+  }
+
+  test("what nobody escaped is stopped at the terminal", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "claw-repl-"));
+    const terminal = join(import.meta.dir, "../src/chat/terminal.ts");
+    const program = `import { Terminal } from ${JSON.stringify(terminal)};
+      const evil = ${JSON.stringify(evil)};
+      const compose = () => ({ lines: [evil, "live"], row: 1, column: 0 });
+      const terminal = new Terminal({ compose, onKey() {} });
+      terminal.open();
+      terminal.print([evil]);
+      setTimeout(() => { terminal.close(); }, 100);`;
+    writeFileSync(join(folder, "gate.ts"), program);
+    let bytes = "";
+    const data = (_: Bun.Terminal, part: Uint8Array) =>
+      void (bytes += Buffer.from(part).toString());
+    const child = Bun.spawn([process.execPath, join(folder, "gate.ts")], { terminal: { data } });
+    await child.exited;
+    rmSync(folder, { recursive: true });
+    expect(controls(bytes)).toEqual([]);
+    expect(times(bytes, "\\x1b]0;owned")).toBeGreaterThan(1);
+  });
+
   test("only colours and our own cursor moves reach the terminal", async () => {
     const script: Reply[] = [
       {
@@ -270,11 +303,8 @@ describe.concurrent("attacks", () => {
     await claw.until("400");
     claw.type("\x04");
     await claw.exited;
-    const ours =
-      /\x1b(?:\[[0-9;]*m|\[\d*[ABCK]|\[2K|\[J|[78]|\[\?(?:2026|2004|25)[hl]|\[>1u|\[<u|\[>4;[01]m)|\r\n|\r/g; // oxlint-disable-line no-control-regex
-    const rest = claw.state.bytes.replaceAll(ours, "");
-    expect(Array.from(rest).filter((char) => /[\p{Cc}\p{Cf}]/u.test(char))).toEqual([]);
-    expect(rest).toContain("\\x1b]52;c;eA==");
+    expect(controls(claw.state.bytes)).toEqual([]);
+    expect(claw.state.bytes).toContain("\\x1b]52;c;eA==");
   });
 });
 
@@ -328,6 +358,12 @@ describe.concurrent("typing", () => {
     using next = await start([], { folder: pane.folder });
     next.keys("Up");
     await next.until("› first prompt");
+    using picked = await start([], {
+      folder: pane.folder,
+      args: ["--model", "openai/scripted", "--resume"],
+    });
+    picked.keys("Enter");
+    await picked.until(/^› first prompt[\s\S]*^one$/m);
   });
 
   test("a file that is mentioned is attached", async () => {
@@ -341,6 +377,19 @@ describe.concurrent("typing", () => {
     await pane.until(/^ok$/m);
     expect(pane.sent(0)).toContain("the secret word is plum");
     expect(pane.sent(0)).toContain("what is in @notes.txt ?");
+  });
+
+  test("files are found by a part of their path, but not what is ignored", async () => {
+    const files = { "deep-name.txt": "x", "deep-secret.txt": "x", ".ignore": "deep-secret.txt\n" };
+    using pane = await start([], { files });
+    pane.type("see @ep-");
+    await Bun.sleep(200);
+    pane.type("n");
+    await pane.until("@deep-name.txt");
+    pane.keys("BSpace", "BSpace", "BSpace", "BSpace");
+    pane.type("deep");
+    const screen = await pane.until("@deep-name.txt");
+    expect(screen).not.toContain("deep-secret");
   });
 
   test("!command runs at once, and the model sees it with the next input", async () => {
@@ -395,6 +444,19 @@ describe.concurrent("questions", () => {
     await pane.until("Removed: Edit(/made)");
   });
 
+  test("stay whole on a screen that becomes lower", async () => {
+    using pane = await start([call("Bash", { command: "touch made\ntouch more" }), text("after")]);
+    pane.say("go");
+    await pane.until("Go ahead?");
+    for (const height of [12, 7, 5, 9, 24]) {
+      pane.resize(80, height);
+      await Bun.sleep(150);
+    }
+    await pane.until("n) no, and say why");
+    const parts = ["claw wants to", "touch made", "touch more", "Go ahead?", "y) yes", "n) no"];
+    for (const part of parts) expect([part, times(pane.all(), part)]).toEqual([part, 1]);
+  });
+
   test("an edit is shown as a diff before it is made, whole", async () => {
     const content = Array.from({ length: 60 }, (_, index) => `row ${index}`).join("\n");
     using pane = await start([call("Write", { file_path: "new.txt", content }), text("after")]);
@@ -415,13 +477,13 @@ describe.concurrent("questions", () => {
     ]);
     pane.say("go");
     await pane.until("wait");
-    for (let typed = 0; typed < 12; typed += 1) {
-      pane.type("yay");
-      await Bun.sleep(60);
+    for (let typed = 0; typed < 24; typed += 1) {
+      pane.type("yan"[typed % 3] ?? "");
+      await Bun.sleep(50);
     }
     expect(pane.exists("made")).toBe(false);
     await pane.until("Go ahead?");
-    await pane.until("in the input: yayyay");
+    await pane.until("in the input: yanyan");
   });
 });
 
@@ -439,6 +501,8 @@ describe.concurrent("interrupting and leaving", () => {
       pane.keys(key);
       await pane.until("Interrupted.");
       await pane.until("› queued words");
+      await Bun.sleep(200);
+      expect(pane.server.requests).toHaveLength(1);
       pane.keys("Enter");
       await pane.until(/^next$/m);
     },
@@ -458,6 +522,37 @@ describe.concurrent("interrupting and leaving", () => {
     await pane.until(`code ${code}, icanon`);
     expect(pane.ask("#{cursor_flag} #{bracketed_paste_flag}").startsWith("1")).toBe(true);
     expect(pane.screen()).not.toContain("› Ask for a change");
+  });
+
+  test("Ctrl-Z suspends, and fg brings everything back", async () => {
+    using pane = await start([text("ok")], { isShell: true });
+    pane.say('"$BUN" "$MAIN" --model openai/scripted');
+    await pane.until(/^› Ask/m);
+    pane.type("half a line");
+    await pane.until("› half a line");
+    pane.keys("C-z");
+    await pane.until("Stopped");
+    pane.say("stty -a | grep -o -- '-*icanon'");
+    await pane.until(/^icanon/m);
+    pane.say("fg");
+    await pane.until(/^› half a line/m);
+    pane.keys("Enter");
+    await pane.until(/^ok$/m);
+    pane.keys("C-d");
+    await pane.until(/goes on from here\.\n\$ *$/);
+  });
+
+  test("a crash leaves the terminal as it was", async () => {
+    using pane = await start([], { isShell: true });
+    const terminal = join(import.meta.dir, "../src/chat/terminal.ts");
+    const program = `import { Terminal } from ${JSON.stringify(terminal)};
+      const compose = () => ({ lines: ["live"], row: 0, column: 0 });
+      new Terminal({ compose, onKey() { throw new Error("boom"); } }).open();`;
+    writeFileSync(join(pane.workspace, "crash.ts"), program);
+    pane.say('"$BUN" crash.ts; stty -a | grep -o -- "-*icanon"');
+    await pane.until(/^live/m);
+    pane.keys("x");
+    await pane.until(/error: boom[\s\S]*^icanon/m);
   });
 
   test("Ctrl-C clears the input first, and asks before it leaves", async () => {

@@ -44,6 +44,8 @@ export type Place = { cwd: string; variables: Record<string, string> };
 const MAX_CHARS = 10_000;
 /** `sudo env bash -c "timeout 5 sh -c …"`: past this depth nobody means well. */
 const MAX_DEPTH = 6;
+/** A line may be in this many folders at a time before it is said to be anywhere. */
+const MAX_FOLDERS = 8;
 
 type Walk = {
   place: Place;
@@ -138,7 +140,10 @@ function walkAndOr(node: Shell.AndOr, w: Walk): void {
   });
 }
 
-const union = (a: string[] | null, b: string[] | null) => a && b && [...new Set([...a, ...b])];
+function union(a: string[] | null, b: string[] | null): string[] | null {
+  const all = a && b && [...new Set([...a, ...b])];
+  return all && all.length <= MAX_FOLDERS ? all : null;
+}
 
 /** Bash evaluates the values of variables in arithmetic, and `a[$(id)]` in one of them runs `id`. */
 const NUMBERS = /^[\d\s+*/%()<>&|^!~?:$[\]-]*$/;

@@ -73,7 +73,7 @@ export function sightOf({ path, base }: Touch, policy: Policy): Sight | null {
 }
 
 /** The same text for names that some file system takes for the same. */
-const fold = (name: string): string =>
+export const fold = (name: string): string =>
   name
     .normalize("NFKC")
     .toLowerCase()
@@ -86,8 +86,10 @@ const SHELL_START =
   /^\/(\.(bashrc|bash_(profile|login|logout|aliases)|profile|(zsh(rc|env)|z(profile|login|logout))|[kmc]shrc|tcshrc|login|logout)|\.config\/fish(\/.*)?)$/;
 const SYSTEM_SHELL_START = /^\/etc\/(profile(\.d\/.*)?|(bash\.)?bashrc|(zsh|fish)(\/.*)?|z\w+)$/;
 
-/** Why nobody may do this, in any mode; null where the rules and the mode decide. */
-export function guardOf({ access }: Touch, { names }: Sight, policy: Policy): string | null {
+/** Says why nobody may do a thing, in any mode; null where the rules and the mode decide. */
+export type Guard = (touch: Touch, sight: Sight) => string | null;
+
+export function guardOf(policy: Policy): Guard {
   const { clawHome, home, roots } = policy;
   const homes = [home, policy.resolve(home)].map(fold);
   const own = [clawHome, policy.resolve(clawHome)].map(fold);
@@ -95,20 +97,22 @@ export function guardOf({ access }: Touch, { names }: Sight, policy: Policy): st
   const free = roots
     .map(fold)
     .filter((root) => own.some((at) => root !== at && isWithin(root, at)));
-  for (const name of names.map(fold)) {
-    const at = own.find((folder) => isWithin(name, folder));
-    if (at !== undefined && !free.some((root) => isWithin(name, root))) {
-      const open = /^\/(skills|agents)(\/|$)|^\/claude\.md$/.test(name.slice(at.length));
-      if (!open || access === "write" || access === "remove") return "is claw's own";
-    }
-    if (access !== "write" && access !== "remove") continue;
-    if (GIT.test(name)) return "tells git what to run";
-    const below = homes.filter((folder) => isWithin(name, folder));
-    if (below.some((folder) => SHELL_START.test(name.slice(folder.length))))
-      return "is run by every shell";
-    if (SYSTEM_SHELL_START.test(name)) return "is run by every shell";
-  }
-  return null;
+  const below = (name: string, folders: string[]) =>
+    folders.filter((folder) => isWithin(name, folder)).map((folder) => name.slice(folder.length));
+
+  const guard = (name: string, writes: boolean): string | null => {
+    const [rest] = free.some((root) => isWithin(name, root)) ? [] : below(name, own);
+    const open = !writes && /^\/(skills|agents)(\/|$)|^\/claude\.md$/.test(rest ?? "");
+    if (rest !== undefined && !open) return "is claw's own";
+    if (writes && GIT.test(name)) return "tells git what to run";
+    const starts = below(name, homes).some((path) => SHELL_START.test(path));
+    return writes && (starts || SYSTEM_SHELL_START.test(name)) ? "is run by every shell" : null;
+  };
+  return ({ access }, { names }) => {
+    const writes = access === "write" || access === "remove";
+    const why = names.map((name) => guard(fold(name), writes));
+    return why.find((one) => one !== null) ?? null;
+  };
 }
 
 /** Whether this removes `/`, a folder of the system, home, a workspace, or what they are in. */

@@ -10,7 +10,7 @@ import type { Policy, Rules, Verdict } from "../types.ts";
 import { flatten, type Line, opaque, type Part, readLine } from "./bash.ts";
 import { complaintAbout, guardOf, isCritical, isWithin, type Sight, sightOf } from "./paths.ts";
 import { type Touch, touchAt } from "./programs.ts";
-import { coversCall, coversFile, hostOf, isAbout, toPattern } from "./rules.ts";
+import { coversCall, type Covers, fileCover, hostOf, isAbout, toPattern } from "./rules.ts";
 import { type Kind, parseRule, type Rule, splitRules } from "./rules.ts";
 
 export { realResolve } from "./paths.ts";
@@ -22,10 +22,12 @@ type Call = { name: string; input: Record<string, unknown> };
 type Case = {
   call: Call;
   policy: Policy;
-  rules: Record<Kind, Rule[]>;
+  rules: Record<Kind, FileRule[]>;
   line: Line;
   sights: Map<Touch, Sight | null>;
 };
+
+type FileRule = Rule & { covers: Covers };
 
 /** Something that nothing allows yet, as part of a sentence; and the rules that would allow it. */
 type Open = { why: string; cures: string[] };
@@ -68,8 +70,12 @@ function judge(call: Call, given: Policy): Judgement {
   const policy = { ...given, resolve };
   const line = lineOf(call, policy);
   if (typeof line === "string") return verdict("deny", line);
-  const { deny, ask, allow } = policy.rules;
-  const rules = { deny: parseAll(deny), ask: parseAll(ask), allow: parseAll(allow) };
+  const read = (kind: Kind): FileRule[] =>
+    parseAll(policy.rules[kind]).map((rule) => ({
+      ...rule,
+      covers: fileCover(rule, kind, policy),
+    }));
+  const rules = { deny: read("deny"), ask: read("ask"), allow: read("allow") };
   const touches = flatten(line.parts).flatMap((part) => part.touches);
   const sights = new Map(touches.map((touch) => [touch, sightOf(touch, policy)]));
   const the: Case = { call, policy, rules, line, sights };
@@ -77,9 +83,10 @@ function judge(call: Call, given: Policy): Judgement {
 }
 
 function forbidden(the: Case): Judgement | null {
+  const guard = guardOf(the.policy);
   for (const [touch, sight] of the.sights) {
-    const guard = sight && guardOf(touch, sight, the.policy);
-    if (guard) return verdict("deny", `${touch.path} ${guard}: it is protected in every mode.`);
+    const why = sight && guard(touch, sight);
+    if (why) return verdict("deny", `${touch.path} ${why}: it is protected in every mode.`);
   }
   const rule = ruleAgainst("deny", the);
   return rule === null
@@ -98,7 +105,7 @@ function questioned(the: Case): Judgement | null {
 }
 
 /** The first rule of the list that is about any part of the call. */
-function ruleAgainst(kind: "deny" | "ask", { call, policy, rules, line, sights }: Case) {
+function ruleAgainst(kind: "deny" | "ask", { call, rules, line, sights }: Case) {
   const parts = flatten(line.parts);
   const commands = [
     String(call.input.command),
@@ -109,9 +116,7 @@ function ruleAgainst(kind: "deny" | "ask", { call, policy, rules, line, sights }
       coversCall(rule, call.name, call.input) ||
       (call.name === "Bash" &&
         coversAny(rule, [...commands, ...parts.map(({ plain }) => plain)])) ||
-      [...sights].some(
-        ([{ access }, sight]) => sight && coversFile(rule, kind, access, sight.names, policy),
-      ),
+      [...sights].some(([{ access }, sight]) => sight && rule.covers(access, sight.names)),
   );
   return found?.text ?? null;
 }
@@ -178,8 +183,7 @@ function fileOutcome(touch: Touch, { policy, rules, sights }: Case): Outcome {
   if (byMode && sight.inside) return allowed();
 
   const inRoots = (name: string) => policy.roots.some((root) => isWithin(name, root));
-  const covering = (name: string) =>
-    rules.allow.find((rule) => coversFile(rule, "allow", access, [name], policy));
+  const covering = (name: string) => rules.allow.find((rule) => rule.covers(access, [name]));
   const bare = sight.names.filter((name) => !covering(name) && !(byMode && inRoots(name)));
   if (bare.length === 0) return allowed(sight.names.map(covering).find(Boolean)?.text);
   const what = sight.inside ? "changes" : "is outside the workspace";
@@ -281,7 +285,8 @@ function filesOf(
   for (const [key, path] of Object.entries(given)) {
     if (typeof path !== "string") return `The call needs its ${key} as text.`;
     const complaint = complaintAbout(path);
-    if (complaint) return `${key} ${JSON.stringify(path)} ${complaint}; give the path of a file.`;
+    if (complaint)
+      return `The ${key} ${JSON.stringify(path)} ${complaint}; give the path of a file.`;
     touches.push(touchAt(access, absolute(path, policy), policy.roots[0] ?? "/", false));
   }
   return { trouble: null, parts: [{ ...opaque(access), known: true, touches }] };

@@ -8,7 +8,7 @@
 import ignore from "ignore";
 import { UsageError } from "../errors.ts";
 import type { Mode, Policy } from "../types.ts";
-import { isWithin } from "./paths.ts";
+import { fold, isWithin } from "./paths.ts";
 import type { Touch } from "./programs.ts";
 
 const MODES: Record<string, Mode> = {
@@ -126,25 +126,29 @@ const READS = /^(Read|Glob|Grep|LS|NotebookRead)$/;
 const EDITS = /^(Edit|Write|MultiEdit|NotebookEdit)$/;
 const isAboutFiles = (tool: string): boolean => READS.test(tool) || EDITS.test(tool);
 
-/** Whether the rule covers what is done to the file of these names; `kind` is the rule's list. */
-export function coversFile(
-  rule: Rule,
-  kind: Kind,
-  access: Touch["access"],
-  names: readonly string[],
-  policy: Policy,
-): boolean {
-  const writes = access === "write" || access === "remove";
-  const { tool, spec } = rule;
-  if (spec === null) return (tool === "Edit" && writes) || (tool === "Read" && access === "read");
+/** Whether a rule covers an access to the file of these names. */
+export type Covers = (access: Touch["access"], names: readonly string[]) => boolean;
+
+/** What `rule`, on the list `kind`, covers of files. */
+export function fileCover({ tool, spec }: Rule, kind: Kind, policy: Policy): Covers {
+  const isWrite = (access: Touch["access"]) => access === "write" || access === "remove";
+  if (!isAboutFiles(tool)) return () => false;
+  if (spec === null && tool === "Edit") return isWrite;
+  if (spec === null) return (access) => tool === "Read" && access === "read";
+
   // What may not be read may not be changed either: a change shows what was there.
-  const concerned = EDITS.test(tool)
-    ? writes
-    : READS.test(tool) &&
-      (kind === "deny" || access === "read" || (kind === "ask" && access === "mention"));
-  if (!concerned) return false;
-  const covered = toPathPattern(spec, kind, policy);
-  return kind === "allow" ? names.every(covered) : names.some(covered);
+  const concerns = (access: Touch["access"]) =>
+    EDITS.test(tool)
+      ? isWrite(access)
+      : kind === "deny" || access === "read" || (kind === "ask" && access === "mention");
+  let covered: ((path: string) => boolean) | undefined;
+  return (access, names) => {
+    if (!concerns(access)) return false;
+    covered ??= toPathPattern(spec, kind, policy);
+    return kind === "allow"
+      ? names.every(covered)
+      : names.flatMap((name) => [name, fold(name)]).some(covered);
+  };
 }
 
 /** A path pattern as .gitignore has them; of a folder it covers all that is below. */
@@ -152,10 +156,12 @@ function toPathPattern(spec: string, kind: Kind, policy: Policy): (path: string)
   const [bases, pattern] = anchor(spec, kind, policy);
   const list = ignore({ ignorecase: kind !== "allow", allowRelativePaths: true });
   list.add({ pattern: pattern.normalize("NFC").replace(/^#/, "\\#") });
+  // `fold` made a name lower case, and its folder with it.
+  const folders = kind === "allow" ? bases : bases.flatMap((base) => [base, fold(base)]);
   return (path) => {
-    const base = bases.find((folder) => isWithin(path, folder));
-    if (base === undefined) return false;
-    const rest = path.slice(base.length).replace(/^\//, "").normalize("NFC");
+    const folder = folders.find((one) => isWithin(path, one));
+    if (folder === undefined) return false;
+    const rest = path.slice(folder.length).replace(/^\//, "").normalize("NFC");
     if (rest === "") return /^\/?\*\*?$/.test(pattern);
     const below = kind === "allow" ? [] : [`${rest}/_`];
     return [rest, `${rest}/`, ...below].some((one) => list.ignores(one));

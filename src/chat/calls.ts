@@ -28,6 +28,8 @@ export type ToolResult = Event & { type: "tool_result" };
 /** Where paths are shown from, how wide a line may be, and whether nothing is folded. */
 export type View = { cwd: string; columns: number; verbose: boolean };
 
+/** Far more than any screen is wide. */
+const maxTitleChars = 1000;
 const folded = { result: 4, error: 10, patch: 40 };
 const verboseLines = 2000;
 
@@ -37,10 +39,10 @@ const verboseLines = 2000;
 export function titleOf(call: ToolCall, cwd: string): string {
   const { input } = call;
   const text = (name: string): string => (typeof input[name] === "string" ? input[name] : "");
-  if (call.invalid !== undefined) return escapeLine(call.invalid);
+  if (call.invalid !== undefined) return escapeLine(call.invalid.slice(0, maxTitleChars));
   switch (call.name) {
     case "Bash":
-      return escapeLine(text("command").trim());
+      return escapeLine(text("command").trim().slice(0, maxTitleChars));
     case "Read":
     case "Write":
     case "Edit":

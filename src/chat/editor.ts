@@ -253,7 +253,8 @@ export class Editor {
     if (age < 0 || age > this.history.length) return true;
     if (this.#age === 0) this.#draft = this.text;
     this.#age = age;
-    const text = age === 0 ? this.#draft : (this.history.at(-age) ?? "");
+    const past = this.history.at(-age)?.replace(pasteChars, "") ?? "";
+    const text = age === 0 ? this.#draft : past;
     this.#replace(0, this.text.length, text);
     this.menu = null;
     return true;

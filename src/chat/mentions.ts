@@ -1,19 +1,16 @@
 /**
- * `@file` in what a person writes: completed while it is typed, attached when it is sent. The text
- * stays as it was; the file follows it in a part of its own, read by the hands, so that it counts as
- * read. A mention is a person's own word: it needs no permission.
+ * `@file` in what a person writes. The text stays as it was; the file follows it in a part of its
+ * own, read by the hands, so that it counts as read. A mention is a person's own word: it needs no
+ * permission.
  */
-import { type Dirent, readdirSync, statSync } from "node:fs";
+import { statSync } from "node:fs";
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 import type { Hands, ImagePart, TextPart, ToolCall } from "../types.ts";
 import { shortPath } from "./calls.ts";
-import type { Suggestions } from "./editor.ts";
 
 const mention = /(?<![^\s([{"'])@(?:"([^"\n]+)"|([^\s"]+))/g;
-const typing = /(?:^|[\s([{"'])@("[^"\n]*|[^\s"]*)$/;
 const maxMentions = 20;
-const maxSuggestions = 50;
 
 export type Attached = {
   parts: (TextPart | ImagePart)[];
@@ -31,39 +28,8 @@ export const personalCall = (name: string, input: Record<string, unknown>): Tool
   input,
 });
 
-/** The files and folders that the text before the cursor may go on to name. */
-export function suggestFiles(text: string, cursor: number, cwd: string): Suggestions | null {
-  const before = text.slice(Math.max(0, cursor - 500), cursor);
-  const typed = typing.exec(before)?.[1];
-  if (typed === undefined) return null;
-  const path = typed.replace(/^"/, "");
-  const slash = path.lastIndexOf("/") + 1;
-  const [folder, begin] = [path.slice(0, slash), path.slice(slash).toLowerCase()];
-  const found = list(toPath(folder || ".", cwd))
-    .filter(({ name }) => name.toLowerCase().startsWith(begin))
-    .filter(({ name }) => begin.startsWith(".") || !name.startsWith("."))
-    .slice(0, maxSuggestions);
-  const options = found.map((entry) => {
-    const value = `${folder}${entry.name}${entry.isDirectory() ? "/" : ""}`;
-    return {
-      value: /\s/.test(value) ? `@"${value}${entry.isDirectory() ? "" : '"'}` : `@${value}`,
-    };
-  });
-  return { start: cursor - typed.length - 1, options };
-}
-
-function list(folder: string): Dirent[] {
-  try {
-    const entries = readdirSync(folder, { withFileTypes: true });
-    return entries.toSorted(
-      (a, b) => Number(b.isDirectory()) - Number(a.isDirectory()) || (a.name < b.name ? -1 : 1),
-    );
-  } catch {
-    return []; // no such folder, or none that may be read: nothing to suggest
-  }
-}
-
-const toPath = (path: string, cwd: string): string =>
+/** The path that a person means: absolute, from home, or from the workspace. */
+export const toPath = (path: string, cwd: string): string =>
   path.startsWith("~/") ? join(homedir(), path.slice(2)) : resolve(cwd, path);
 
 /** Reads what `text` mentions. A mention that names nothing is only text; a note says so. */

@@ -27,7 +27,8 @@ export class Picker<T> {
 
   /** False: the key means nothing here. */
   press(key: Key): boolean {
-    if (key.type === "text") return this.#type(key.text);
+    if (key.type === "text" || (key.type === "paste" && this.#filter !== null))
+      return this.#type(key.text);
     if (key.type !== "key") return false;
     const name = key.ctrl ? `C-${key.name}` : key.name;
     const shown = this.#shown();

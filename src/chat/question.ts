@@ -12,19 +12,24 @@ type View = {
   /** False: the key means nothing here. */
   press: (key: Key) => boolean;
   render: (columns: number, maxRows: number) => Frame;
+  /** The agent asks, not a command: the person may be in the middle of typing. */
+  isAgents: boolean;
 };
 
 export class Asker {
-  /** What takes the keys, or null. */
-  view: View | null = null;
-  /** The agent asks, not a command: the person may be in the middle of typing. */
-  isAgents = false;
+  /** The last one takes the keys. */
+  #views: View[] = [];
   #refresh: () => void;
   #last: Promise<unknown> = Promise.resolve();
 
   /** `refresh` is called when the view changes. */
   constructor(refresh: () => void) {
     this.#refresh = refresh;
+  }
+
+  /** What takes the keys, or null. */
+  get view(): View | null {
+    return this.#views.at(-1) ?? null;
   }
 
   choose<T>(title: string, options: Option<T>[], signal?: AbortSignal): Promise<T | null> {
@@ -83,18 +88,18 @@ export class Asker {
     const view: View = {
       press: (key) => opened.press(key),
       render: (columns, maxRows) => opened.render(columns, maxRows),
+      isAgents: signal !== undefined,
     };
     const onAbort = (): void => resolve(null);
     signal?.addEventListener("abort", onAbort, { once: true });
     if (signal?.aborted) resolve(null);
-    this.view = view;
-    this.isAgents = signal !== undefined;
+    this.#views.push(view);
     this.#refresh();
     try {
       return await promise;
     } finally {
       signal?.removeEventListener("abort", onAbort);
-      if (this.view === view) this.view = null;
+      this.#views = this.#views.filter((one) => one !== view);
       this.#refresh();
     }
   }

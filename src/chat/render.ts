@@ -11,7 +11,8 @@ import { chop, cyan, dim, fit, glyphs, plural, red, wrap } from "./style.ts";
 export type RendererOptions = {
   print(lines: string[]): void;
   columns: () => number;
-  cwd: string;
+  /** Where paths are shown from. */
+  cwd: () => string;
   verbose: boolean;
   /** Markdown is printed as it came. */
   plain: boolean;
@@ -37,7 +38,7 @@ export class Renderer {
   /** What a call is about, e.g. "Bash npm test". */
   titleOf(id: string): string {
     const call = this.#calls.get(id);
-    return call ? `${nameOf(call.name)} ${titleOf(call, this.#options.cwd)}`.trimEnd() : "";
+    return call ? `${nameOf(call.name)} ${titleOf(call, this.#options.cwd())}`.trimEnd() : "";
   }
 
   /** The diff of this call was shown when the person was asked: it is not printed again. */
@@ -61,9 +62,7 @@ export class Renderer {
 
   /** What a person said: echoed as it was shown, under `›`. */
   echo(text: string): void {
-    const rows = escapeText(text)
-      .split("\n")
-      .flatMap((line) => wrap(line, this.#options.columns() - 3));
+    const rows = wrap(escapeText(text), this.#options.columns() - 3);
     this.block(rows.map((row, index) => `${cyan(index === 0 ? glyphs.prompt : " ")} ${row}`));
   }
 
@@ -148,7 +147,7 @@ export class Renderer {
 
   get #view(): View {
     const { cwd, verbose, columns } = this.#options;
-    return { cwd, verbose, columns: columns() };
+    return { cwd: cwd(), verbose, columns: columns() };
   }
 
   #addText(text: string): void {
@@ -171,13 +170,7 @@ export class Renderer {
     if (!text) return;
     const { columns, verbose } = this.#view;
     this.#space();
-    if (verbose)
-      this.#print(
-        text
-          .split("\n")
-          .flatMap((line) => wrap(line, columns - 1))
-          .map(dim),
-      );
+    if (verbose) this.#print(wrap(text, columns - 1).map(dim));
     else this.#print([dim(fit(`${glyphs.more} ${text.replaceAll(/\s+/g, " ")}`, columns - 1))]);
   }
 
@@ -190,6 +183,8 @@ export class Renderer {
   #endTurn({ reason, detail = "" }: Event & { type: "turn_end" }): void {
     this.#endAnswer();
     this.#streamed = { text: 0, thinking: 0 };
+    this.#calls.clear();
+    this.#seenPatches.clear();
     if (reason === "done" && !detail) return;
     const text = detail || reason.replaceAll("_", " ");
     const rows = wrap(`${glyphs.result} ${escapeText(text)}`, this.#view.columns - 1);
@@ -212,7 +207,7 @@ export function printPlain(): (output: Output) => void {
   const renderer = new Renderer({
     print: (lines) => console.log(lines.map(keepColours).join("\n")),
     columns: () => 80,
-    cwd: process.cwd(),
+    cwd: () => process.cwd(),
     verbose: false,
     plain: false,
   });

@@ -14,15 +14,10 @@ import type { Answer, ImagePart, Mode, Question, TextPart } from "../types.ts";
 import { renderResult } from "./calls.ts";
 import { type Desk, isInstant, parseCommand, sessionOptions, suggestCommands } from "./commands.ts";
 import { escapeLine, escapeText } from "./escape.ts";
+import { FileIndex } from "./files.ts";
 import type { Key } from "./keys.ts";
 import { statusLine } from "./live.ts";
-import {
-  attach,
-  personalCall,
-  suggestFiles,
-  toAttachment,
-  withoutAttachments,
-} from "./mentions.ts";
+import { attach, personalCall, toAttachment, withoutAttachments } from "./mentions.ts";
 import type { Chat } from "./options.ts";
 import { type Prepared, Queue, type Queued } from "./queue.ts";
 import { summaryOf } from "./report.ts";
@@ -51,6 +46,7 @@ const attachMs = 30_000;
 class Repl {
   #options: ReplOptions;
   #session: Session | null = null;
+  #files: FileIndex | null = null;
   #screen: Screen;
   #queue = new Queue();
   #pumping: Promise<void> | null = null;
@@ -65,16 +61,19 @@ class Repl {
 
   constructor(options: ReplOptions) {
     this.#options = options;
-    const { cwd } = options.session;
     this.#screen = new Screen({
-      cwd,
+      cwd: () => this.#cwd,
       verbose: options.verbose,
       plain: options.args.flags.has("--no-markdown"),
       suggest: (text, cursor) =>
-        suggestCommands(text, cursor, this.#session) ?? suggestFiles(text, cursor, cwd),
+        suggestCommands(text, cursor, this.#session) ?? this.#files?.suggest(text, cursor) ?? null,
       onKey: (key) => this.#onKey(key),
       surroundings: (columns) => ({ queued: this.#queue.labels, status: this.#status(columns) }),
     });
+  }
+
+  get #cwd(): string {
+    return this.#session?.info.cwd ?? this.#options.session.cwd;
   }
 
   async run(): Promise<number> {
@@ -106,10 +105,8 @@ class Repl {
   async #begin(): Promise<void> {
     const { session, store, args, firstPrompt } = this.#options;
     const history = await store.history();
-    this.#screen.editor.history = [
-      ...history.map(withoutAttachments),
-      ...this.#screen.editor.history,
-    ];
+    const { editor } = this.#screen;
+    editor.history = [...history.map(withoutAttachments), ...editor.history];
     const isPicked = args.flags.has("--resume") && session.resume === undefined;
     const resume = isPicked ? await this.#pickSession() : session.resume;
     if (resume === null) return this.#leave(0);
@@ -131,8 +128,10 @@ class Repl {
     const session = await openSession(options);
     this.#session = session;
     this.#opened.resolve();
-    const { id, title } = session.info;
-    if (title) this.#screen.say([dim(`Session ${id.slice(0, 8)}: ${escapeLine(title)}`)]);
+    const { id, title, cwd } = session.info;
+    this.#files = new FileIndex(cwd);
+    const where = cwd === options.cwd ? "" : ` in ${cwd}`;
+    if (title) this.#screen.say([dim(escapeLine(`Session ${id.slice(0, 8)}${where}: ${title}`))]);
     this.#screen.renderer.replay(session.events);
     for (const notice of session.notices) this.#screen.say([dim(escapeLine(notice))]);
     this.#screen.terminal.refresh();
@@ -158,7 +157,10 @@ class Repl {
 
   async #end(): Promise<void> {
     const session = this.#session;
-    await Promise.race([this.#pumping, Bun.sleep(closeMs)]);
+    const limit = Promise.withResolvers<void>();
+    const timer = setTimeout(limit.resolve, closeMs);
+    await Promise.race([this.#pumping, limit.promise]);
+    clearTimeout(timer);
     if (session && session.events.length > 0)
       this.#screen.say([dim(`claw --resume ${session.info.id} goes on from here.`)]);
     this.#screen.terminal.close();
@@ -172,8 +174,8 @@ class Repl {
     if (key.type === "key" && key.ctrl && key.name === "z") return this.#screen.terminal.suspend();
     if (key.type === "key" && key.ctrl && key.name === "l")
       return this.#screen.terminal.clearScreen();
-    const { front, asker } = this.#screen;
-    const isTaken = front ? front.press(key) || !asker.isAgents : this.#control(key);
+    const { front } = this.#screen;
+    const isTaken = front ? front.press(key) || !front.isAgents : this.#control(key);
     if (!isTaken) this.#edit(key);
     this.#screen.terminal.refresh();
   }
@@ -251,13 +253,12 @@ class Repl {
   }
 
   async #prepare(text: string, typed: string): Promise<Prepared> {
-    const { cwd } = this.#options.session;
     const own: TextPart = { type: "text", text };
     await this.#opened.promise;
     if (!this.#session) return { parts: [own], notes: [] };
     try {
       const limit = AbortSignal.timeout(attachMs);
-      const { parts, notes } = await attach(typed, this.#session.hands, cwd, limit);
+      const { parts, notes } = await attach(typed, this.#session.hands, this.#cwd, limit);
       return { parts: [own, ...parts], notes };
     } catch (error) {
       return { parts: [own], notes: [`nothing is attached: ${messageOf(error)}`] };
@@ -338,14 +339,9 @@ class Repl {
       session.hands.run(call, signal),
     );
     if (!output) return;
-    const result = {
-      type: "tool_result" as const,
-      id: call.id,
-      name: call.name,
-      isError: false,
-      ...output,
-    };
-    const view = { cwd: session.info.cwd, columns: this.#screen.terminal.columns, verbose: true };
+    const { id, name } = call;
+    const result = { type: "tool_result" as const, id, name, isError: false, ...output };
+    const view = { cwd: this.#cwd, columns: this.#screen.terminal.columns, verbose: true };
     this.#screen.terminal.print(renderResult(call, result, view, false).slice(1));
     this.#carried.push(toAttachment("command", command, output.content));
   }

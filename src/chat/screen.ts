@@ -13,7 +13,8 @@ import { Renderer } from "./render.ts";
 import { type Frame, Terminal } from "./terminal.ts";
 
 export type ScreenOptions = {
-  cwd: string;
+  /** The workspace. */
+  cwd: () => string;
   verbose: boolean;
   plain: boolean;
   suggest: ConstructorParameters<typeof Editor>[0];
@@ -82,12 +83,13 @@ export class Screen {
   /** What stands in the place of the input; the agent's question waits while somebody is typing. */
   get front(): Asker["view"] {
     const isTyping = this.editor.text !== "" && performance.now() - this.#typedAt < typingMs;
-    return this.asker.isAgents && isTyping ? null : this.asker.view;
+    const { view } = this.asker;
+    return view?.isAgents && isTyping ? null : view;
   }
 
   ask(question: Question, signal: AbortSignal): Promise<Answer> {
     return this.asker.ask(question, signal, () => {
-      const view = { cwd: this.#options.cwd, columns: this.terminal.columns, verbose: true };
+      const view = { cwd: this.#options.cwd(), columns: this.terminal.columns, verbose: true };
       this.renderer.block(renderQuestion(question, view));
       if (question.patch) this.renderer.markSeen(question.call.id);
     });
@@ -100,7 +102,7 @@ export class Screen {
       tail: (max) => this.renderer.tail(columns, max),
       spinner: this.asker.view ? null : this.#activity.line(performance.now(), columns),
       input: front ?? this.editor,
-      written: front && this.asker.isAgents ? this.editor.label : "",
+      written: front?.isAgents ? this.editor.label : "",
     });
   }
 }

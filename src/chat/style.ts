@@ -30,7 +30,10 @@ export const fit = (line: string, columns: number): string =>
 
 /** Lines of at most `columns`, broken between words where that is possible. */
 export const wrap = (text: string, columns: number): string[] =>
-  Bun.wrapAnsi(text, Math.max(1, columns), { hard: true, trim: false }).split("\n");
+  text.split("\n").flatMap((line) => {
+    const rows = Bun.wrapAnsi(line, Math.max(1, columns), { hard: true, trim: false }).split("\n");
+    return rows.map((row, index) => (index === 0 ? row : row.trimStart()).trimEnd());
+  });
 
 /** Lines of at most `columns`, broken wherever they are full. */
 export const chop = (text: string, columns: number): string[] =>

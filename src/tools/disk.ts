@@ -112,8 +112,10 @@ export async function existing({ path, name, stats }: Place, bench: Workbench): 
 
 async function missing(path: string, name: string, root: string): Promise<string> {
   const folder = dirname(path);
-  const meant = join(root, path); // "/src/x" is often meant from the workspace.
-  if (await statOf(meant)) return `${name} does not exist. Did you mean ${meant}?`;
+  // "/src/x" is often meant from the workspace; whatever stops that guess, it was only a guess.
+  const meant = join(root, path);
+  if (await statOf(meant).catch(() => null))
+    return `${name} does not exist. Did you mean ${meant}?`;
   if (!(await statOf(folder)))
     return `${await missing(folder, dirname(name), root)} So there is no ${path} either.`;
   const names = await readdir(folder).catch(() => []); // It may forbid listing; then no hint.

@@ -243,13 +243,15 @@ type Gate = (bytes: Buffer) => boolean;
 
 function gateOf(set: readonly Needle[]): Gate {
   if (set.some(({ isFolded }) => isFolded)) {
-    const texts = set.map(({ text }) => text.replace(/[^\w\s]/g, "\\$&"));
-    const regex = new RegExp(texts.join("|"), "i");
-    return (bytes) => regex.test(bytes.latin1Slice());
+    const spellings = set.map(({ text }) => Buffer.from(text).toString("latin1"));
+    const regex = new RegExp(spellings.map(quote).join("|"), "i");
+    return (bytes) => regex.test(bytes.toString("latin1"));
   }
   const needles = set.map(({ text }) => Buffer.from(text));
   return (bytes) => needles.some((needle) => bytes.includes(needle));
 }
+
+const quote = (text: string): string => text.replace(/[^\w\s]/g, "\\$&");
 
 function rareOf(sets: readonly Needle[][], minBytes: number): Buffer | null {
   const alone = sets.flatMap((set) => (set.length === 1 && set[0]?.isFolded === false ? set : []));

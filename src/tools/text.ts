@@ -97,8 +97,8 @@ const MAGIC: [number, string, string][] = [
   [0, "\0asm", "a WebAssembly module: use `file` or `wasm-objdump -x`"],
   [4, "ftyp", "an MP4-like video or a HEIC image: use `ffprobe`"],
   [0, "OggS\0", "Ogg media: use `ffprobe`"],
-  [0, "\x89PNG\r\n\x1a\n", "a damaged PNG image: use `file`"],
-  [0, "\xff\xd8\xff", "a damaged JPEG image: use `file`"],
+  [0, "\x89PNG\r\n\x1a\n", "a PNG image, maybe damaged: use `file`"],
+  [0, "\xff\xd8\xff", "a JPEG image, maybe damaged: use `file`"],
 ];
 
 /** What a file is that is no text, and what shows it; null where nothing says so at its start. */
