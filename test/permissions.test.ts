@@ -42,6 +42,7 @@ for (const [name, target] of [
 ])
   symlinkSync(target ?? "", join(repo, name ?? ""));
 symlinkSync(repo, join(base, "link-to-repo"));
+Bun.spawnSync(["git", "init", "-q"], { cwd: repo });
 
 const MODES: Mode[] = ["read-only", "dontAsk", "ask", "edit", "unsafe"];
 const NO_RULES: Rules = { allow: [], ask: [], deny: [] };
@@ -65,6 +66,18 @@ const bash = (command: string) => ({ name: "Bash", input: { command: fill(comman
 const file = (name: string, path: string) => ({ name, input: { file_path: fill(path) } });
 const check = (call: Parameters<typeof decide>[0], mode: Mode, rules?: Partial<Rules>) =>
   decide(call, policyOf(mode, rules));
+
+/** Every file and folder of the fixture with its content; git's own cache may change. */
+async function snapshot(): Promise<string[]> {
+  const paths = [...new Bun.Glob("**").scanSync({ cwd: base, dot: true, onlyFiles: false })];
+  const files = paths.filter((path) => !path.endsWith(".git/index")).toSorted();
+  return Promise.all(
+    files.map(async (path) => {
+      const content = Bun.file(join(base, path));
+      return `${path} ${await content.text().catch(() => "folder")}`;
+    }),
+  );
+}
 
 type Decision = Verdict["decision"];
 
@@ -136,7 +149,7 @@ const COMMANDS: Record<string, string[]> = {
     "[ -f src/a.ts ] && echo yes",
     "[[ -f $X ]] && echo yes",
     "true; false",
-    "sleep 1",
+    "sleep 0.1",
     "ls # and a comment; rm x",
     "\\ls",
     "'ls' -l",
@@ -286,6 +299,12 @@ const COMMANDS: Record<string, string[]> = {
     "rg -f x foo",
     "grep -f x foo",
     "grep --file=x foo",
+    "grep -R x .",
+    "rg -L x",
+    "find -L . -name x",
+    "find . -follow",
+    "tree -l",
+    "diff -r src lib",
     "tar --checkpoint-action=exec=id -cf x .",
     "git -c core.pager=id log",
     "git --exec-path=. log",
@@ -609,6 +628,23 @@ const COMMANDS: Record<string, string[]> = {
 };
 
 describe("Bash by mode", () => {
+  test("what is always allowed changes nothing when bash runs it", async () => {
+    const before = await snapshot();
+    const env = { PATH: process.env.PATH, HOME: home };
+    const runs = (COMMANDS["always allowed"] ?? []).map((command) => {
+      const argv = ["bash", "-c", fill(command)];
+      return Bun.spawn(argv, {
+        cwd: repo,
+        env,
+        stdin: "ignore",
+        stdout: "ignore",
+        stderr: "ignore",
+      }).exited;
+    });
+    await Promise.all(runs);
+    expect(await snapshot()).toEqual(before);
+  });
+
   for (const [column, commands] of Object.entries(COMMANDS))
     test.each(commands)(`${column}: %s`, (command) => expectColumns(column, bash(command)));
 });
@@ -733,6 +769,7 @@ const TOOLS: [string, string, Record<string, unknown>][] = [
   ["a command", "Glob", { pattern: "../*" }],
   ["a command", "Glob", { pattern: "*/../../*" }],
   ["a command", "Glob", { pattern: "{a,../..}/*" }],
+  ["a command", "Glob", { pattern: "{/etc,a}/*" }],
   ["a command", "Grep", { pattern: "x", path: ".." }],
   ["a command", "Grep", { pattern: "x", path: "out" }],
   ["always allowed", "TodoWrite", { todos: [] }],
@@ -1365,6 +1402,8 @@ test.each([
   ["rm -rf /", undefined],
   ["ls &&", undefined],
   ["a; b; c; d; e; f", undefined],
+  ["'a) b('", undefined],
+  ["\u00a0", undefined],
 ])("what is suggested for %s is %s", (command, suggestion) => {
   expect(check(bash(command), "ask").suggestion).toBe(suggestion);
 });

@@ -10,8 +10,9 @@ import { dirname, join, normalize } from "node:path";
 import type { Policy } from "../types.ts";
 import type { Touch } from "./programs.ts";
 
-/** The system's own limit on links in one path. */
+/** The system's own limits: links in one path, and its length. */
 const MAX_LINKS = 40;
+const MAX_PATH = 4096;
 
 /**
  * The real path of the deepest part of `path` that exists, with the rest appended; `..` counts from
@@ -51,6 +52,7 @@ export function complaintAbout(path: string): string | null {
   // oxlint-disable-next-line no-control-regex
   if (/[\0\r\n]/.test(path)) return "holds a line break or a NUL";
   if (/^[a-z][a-z\d+.-]*:\/\//i.test(path)) return "is an address";
+  if (path.length > MAX_PATH) return "is longer than any path";
   return path === "" ? "is empty" : null;
 }
 
@@ -64,7 +66,7 @@ export type Sight = { names: string[]; inside: boolean };
 
 /** What `touch` comes to; null where only the shell knows. */
 export function sightOf({ path, base }: Touch, policy: Policy): Sight | null {
-  if (path === null) return null;
+  if (path === null || path.length > MAX_PATH) return null;
   const pattern = path.slice(base.length);
   const reals = [...new Set([policy.resolve(base), policy.resolve(normalize(base))])];
   const names = [normalize(path), ...reals.map((real) => normalize(real + pattern))];

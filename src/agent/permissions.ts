@@ -10,7 +10,15 @@ import type { Policy, Rules, Verdict } from "../types.ts";
 import { flatten, type Line, opaque, type Part, readLine } from "./bash.ts";
 import { complaintAbout, guardOf, isCritical, isWithin, type Sight, sightOf } from "./paths.ts";
 import { type Touch, touchAt } from "./programs.ts";
-import { coversCall, type Covers, fileCover, hostOf, isAbout, toPattern } from "./rules.ts";
+import {
+  coversCall,
+  type Covers,
+  fileCover,
+  hostOf,
+  isAbout,
+  joinRules,
+  toPattern,
+} from "./rules.ts";
 import { type Kind, parseRule, type Rule, splitRules } from "./rules.ts";
 
 export { realResolve } from "./paths.ts";
@@ -45,8 +53,8 @@ const MAX_CURES = 5;
 export function decide(call: Call, policy: Policy): Verdict {
   const { open, ...verdict } = judge(call, policy);
   const cures = [...new Set(open.flatMap((one) => one.cures))];
-  if (cures.length === 0 || cures.length > MAX_CURES) return verdict;
-  const suggestion = cures.join(", ");
+  const suggestion = cures.length > MAX_CURES ? null : joinRules(cures);
+  if (!suggestion) return verdict;
   const allow = [...policy.rules.allow, suggestion];
   const again = judge(call, { ...policy, rules: { ...policy.rules, allow } });
   if (again.decision !== "allow") return verdict;
@@ -295,10 +303,11 @@ function filesOf(
 /** A search looks into its folder, and wherever a pattern such as `../*` or `/etc/*` leads. */
 function searchOf(path: unknown, pattern: unknown, policy: Policy): Line | string {
   const line = filesOf("read", { path }, policy);
-  const leads = typeof pattern === "string" && /^[~/]|\.\./.test(pattern);
+  const leads = typeof pattern === "string" && /^[~/]|[{,][~/]|\.\./.test(pattern);
   if (typeof line === "string" || !leads) return line;
   const folder = line.parts[0]?.touches[0]?.path ?? "/";
-  const touch = touchAt("read", absolute(pattern, policy), folder, true);
+  const found = touchAt("read", absolute(pattern, policy), folder, true);
+  const touch = /[{,][~/]/.test(pattern) ? { ...found, path: null } : found;
   return {
     ...line,
     parts: line.parts.map((part) => ({ ...part, touches: [...part.touches, touch] })),

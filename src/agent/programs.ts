@@ -3,8 +3,8 @@
  * move files, which run another command. Tables first, then how they are applied.
  *
  * Invariant: a program is `known` only with arguments that are each on its list. An option that
- * writes, runs something or reads a list of files from a file is on none: `sort -o`, `rg --pre`,
- * `find -exec`, `git --output`; nor is an abbreviation of one.
+ * writes, runs something, follows links or takes names from a file is on none: `sort -o`, `rg --pre`,
+ * `find -exec`, `grep -R`, `wc --files0-from`; nor is an abbreviation of one.
  */
 import { posix } from "node:path";
 
@@ -45,15 +45,15 @@ type Reader = {
 };
 
 const GREP =
-  /^-[acEFGHhiIlLnoPqrRsvwxyzZUbT\d]*([ABCm]\d*|e)?$|^--(include|exclude|exclude-dir|colou?r|context|(after|before)-context|max-count)=.*$|^--(ignore-case|line-number|recursive|only-matching|count|files-with(out-match|-matches)|(word|line)-regexp|invert-match|(no|with)-filename|fixed-strings|(extended|perl)-regexp|no-messages|quiet)$/;
+  /^-[acEFGHhiIlLnoPqrsvwxyzZUbT\d]*([ABCm]\d*|e)?$|^--(include|exclude|exclude-dir|colou?r|context|(after|before)-context|max-count)=.*$|^--(ignore-case|line-number|recursive|only-matching|count|files-with(out-match|-matches)|(word|line)-regexp|invert-match|(no|with)-filename|fixed-strings|(extended|perl)-regexp|no-messages|quiet)$/;
 const RG =
-  /^-[acFHhiIlLNnopPqsSuUvwx.0]*([ABCgtTmMdj]\d*|e)?$|^--(glob|iglob|type|type-not|colors?|context|sortr?|max-(count|depth|columns)|(after|before)-context)=.*$|^--(files|hidden|no-ignore|json|stats|trim|multiline|pcre2|(no-)?heading|vimgrep|count|count-matches|files-with(out-match|-matches)|(no-)?line-number|ignore-case|smart-case|case-sensitive|fixed-strings|(word|line)-regexp|only-matching|invert-match|(no|with)-filename|type-list)$/;
+  /^-[acFHhiIlNnopPqsSuUvwx.0]*([ABCgtTmMdj]\d*|e)?$|^--(glob|iglob|type|type-not|colors?|context|sortr?|max-(count|depth|columns)|(after|before)-context)=.*$|^--(files|hidden|no-ignore|json|stats|trim|multiline|pcre2|(no-)?heading|vimgrep|count|count-matches|files-with(out-match|-matches)|(no-)?line-number|ignore-case|smart-case|case-sensitive|fixed-strings|(word|line)-regexp|only-matching|invert-match|(no|with)-filename|type-list)$/;
 const FIND =
-  /^-(\d+[bcwkMG]?|[HLP]|i?(name|path|regex|wholename|lname)|x?type|(max|min)depth|[acm](time|min)|[ac]?newer|empty|size|not|or?|and?|print0?|printf|prune|depth|xdev|mount|perm|user|group|uid|gid|readable|writable|executable|true|false|ls|quit|samefile|links|inum|daystart|follow|regextype|nouser|nogroup)$/;
+  /^-(\d+[bcwkMG]?|P|i?(name|path|regex|wholename|lname)|x?type|(max|min)depth|[acm](time|min)|[ac]?newer|empty|size|not|or?|and?|print0?|printf|prune|depth|xdev|mount|perm|user|group|uid|gid|readable|writable|executable|true|false|ls|quit|samefile|links|inum|daystart|regextype|nouser|nogroup)$/;
 const DIFF =
-  /^-[abBcdhikLmNpqrsSuvwxyU\d]+$|^--(brief|recursive|unified|color|stat|summarize|human-readable|max-depth=\d+)$/;
+  /^-[abBcdhikmNpqsSuvwxyU\d]+$|^--(brief|unified|color|stat|summarize|human-readable|max-depth=\d+)$/;
 const TREE =
-  /^-([adfilpsughDFvtcUrxCAnSJ]+|[LIP]\d*)$|^--(dirsfirst|noreport|gitignore|prune|du|si)$/;
+  /^-([adfipsughDFvtcUrxCAnSJ]+|[LIP]\d*)$|^--(dirsfirst|noreport|gitignore|prune|du|si)$/;
 const SORT =
   /^-[bdfghiMnRrVuzsc]+$|^-k[\d.,bdfginrMRhV]*$|^-t.?$|^--(reverse|unique|(numeric|version)-sort)$/;
 const JQ =

@@ -48,16 +48,20 @@ export type Rule = { text: string; tool: string; spec: string | null };
 /** One rule; a UsageError says why it is none. */
 export function parseRule(source: string): Rule {
   const text = source.trim();
+  const rule = readRule(text);
+  if (typeof rule === "string") throw new UsageError(`"${text}" is no permission rule: ${rule}.`);
+  return rule;
+}
+
+/** The rule, or why it is none. */
+function readRule(text: string): Rule | string {
   const [, tool, spec] = /^(\*|[A-Za-z_][\w-]*\*?)(?:\((.*)\))?$/s.exec(text) ?? [];
   if (tool === undefined || (spec !== undefined && /^\s*(:\*)?$/.test(spec)))
-    throw new UsageError(
-      `"${text}" is no permission rule. Rules look like Read, Bash(git log *), Edit(src/**), ` +
-        `WebFetch(domain:example.org) or mcp__server__tool.`,
-    );
+    return "write it like Read, Bash(git log *), Edit(src/**) or mcp__server__tool";
   if (tool === "WebFetch" && spec !== undefined && !/^(domain:.|\*$)/.test(spec))
-    throw new UsageError(`In the rule "${text}" write WebFetch(domain:HOST), without a scheme.`);
+    return "write WebFetch(domain:HOST), without a scheme";
   if (isAboutFiles(tool) && spec?.startsWith("!"))
-    throw new UsageError(`The rule "${text}" cannot begin with "!": use a rule of another list.`);
+    return 'it cannot begin with "!"; put it on another list';
   return { text, tool, spec: spec === undefined || spec === "*" ? null : spec };
 }
 
@@ -74,6 +78,13 @@ export function splitRules(values: readonly string[]): string[] {
     }
     return rules.filter(Boolean);
   });
+}
+
+/** The rules as one list, or null where one of them cannot stand in a list. */
+export function joinRules(rules: string[]): string | null {
+  const list = rules.join(", ");
+  const whole = Bun.deepEquals(splitRules([list]), rules);
+  return whole && rules.every((one) => typeof readRule(one) !== "string") ? list : null;
 }
 
 /** Whether the rule is about a tool of this name; `mcp__server` is about all of a server's. */

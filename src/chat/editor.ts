@@ -8,14 +8,24 @@
  */
 import { escapeText } from "./escape.ts";
 import type { Key } from "./keys.ts";
-import { bold, cyan, dim, expandTabs, fit, glyphs, inverse, plural, widthOf } from "./style.ts";
+import { layOut, type Row } from "./layout.ts";
+import {
+  bold,
+  cyan,
+  dim,
+  expandTabs,
+  fit,
+  glyphs,
+  graphemesOf,
+  inverse,
+  plural,
+  widthOf,
+} from "./style.ts";
 import type { Frame } from "./terminal.ts";
 
 /** What may stand in place of the text from `start` to the cursor. */
 export type Suggestions = { start: number; options: Suggestion[] };
 export type Suggestion = { value: string; note?: string };
-
-type Row = { start: number; end: number };
 
 /** Pastes of more than this are shown as a label. */
 const longPaste = { lines: 8, chars: 800 };
@@ -24,6 +34,24 @@ const pasteChars = /[\u{10ff00}-\u{10ffff}]/gu;
 const menuRows = 6;
 /** How far back and ahead one looks for the end of a word or a grapheme. */
 const reach = 1000;
+
+/** Other ways to say the same key. */
+const aliases: Record<string, string> = {
+  "C-b": "left",
+  "C-f": "right",
+  "C-left": "A-left",
+  "C-right": "A-right",
+  "A-b": "A-left",
+  "A-f": "A-right",
+  "C-a": "home",
+  "C-e": "end",
+  "C-p": "up",
+  "C-n": "down",
+  "C-h": "backspace",
+  "C-d": "delete",
+  "C-backspace": "A-backspace",
+  "C-delete": "A-d",
+};
 
 export class Editor {
   text = "";
@@ -84,39 +112,29 @@ export class Editor {
   // ── Keys ──────────────────────────────────────────────────────────────────────────────────────
 
   #command(name: string): boolean {
-    switch (name) {
+    switch (aliases[name] ?? name) {
       case "left":
-      case "C-b":
         return this.#moveTo(this.#before(this.cursor));
       case "right":
-      case "C-f":
         return this.#moveTo(this.#after(this.cursor));
-      case "C-left":
       case "A-left":
-      case "A-b":
         return this.#moveTo(this.#wordBefore());
-      case "C-right":
       case "A-right":
-      case "A-f":
         return this.#moveTo(this.#wordAfter());
       case "home":
-      case "C-a":
         return this.#moveTo(this.#lineStart());
       case "end":
-      case "C-e":
         return this.#moveTo(this.#lineEnd());
       case "C-home":
         return this.#moveTo(0);
       case "C-end":
         return this.#moveTo(this.text.length);
       case "up":
-      case "C-p":
         return this.#moveRow(-1);
       case "down":
-      case "C-n":
         return this.#moveRow(1);
       default:
-        return this.#change(name);
+        return this.#change(aliases[name] ?? name);
     }
   }
 
@@ -125,28 +143,21 @@ export class Editor {
       case "C-j":
         return this.#insert("\n");
       case "backspace":
-      case "C-h":
         return this.#replace(this.#before(this.cursor), this.cursor, "");
       case "delete":
-      case "C-d":
         return this.#replace(this.cursor, this.#after(this.cursor), "");
       case "C-k":
         return this.#kill(
           this.cursor,
-          Math.max(
-            this.#lineEnd(),
-            this.#after(this.cursor) * Number(this.text[this.cursor] === "\n"),
-          ),
+          Math.max(this.#lineEnd(), this.cursor + Number(this.text[this.cursor] === "\n")),
         );
       case "C-u":
         return this.#kill(this.#lineStart(), this.cursor);
       case "C-w":
         return this.#kill(this.cursor - this.#match(/\S*\s*$/), this.cursor);
       case "A-backspace":
-      case "C-backspace":
         return this.#kill(this.#wordBefore(), this.cursor);
       case "A-d":
-      case "C-delete":
         return this.#kill(this.cursor, this.#wordAfter());
       case "C-y":
         return this.#insert(this.#killed);
@@ -330,35 +341,9 @@ export class Editor {
   #layout(): Row[] {
     const { text } = this;
     const width = this.#width;
-    if (this.#rows?.text === text && this.#rows.width === width) return this.#rows.rows;
-    const rows: Row[] = [];
-    let start = 0;
-    for (const line of text.split("\n")) {
-      this.#wrapLine(line, start, rows);
-      start += line.length + 1;
-    }
-    this.#rows = { text, width, rows };
-    return rows;
-  }
-
-  #wrapLine(line: string, offset: number, rows: Row[]): void {
-    const width = this.#width;
-    let [start, end, used] = [0, 0, 0];
-    const isPlain = /^[\x20-\x7e]*$/.test(line);
-    if (isPlain)
-      for (; start + width < line.length; start += width)
-        rows.push({ start: offset + start, end: offset + start + width });
-    else
-      for (const grapheme of graphemesOf(line)) {
-        const columns = widthOf(this.#show(grapheme));
-        if (used + columns > width && end > start) {
-          rows.push({ start: offset + start, end: offset + end });
-          [start, used] = [end, 0];
-        }
-        end += grapheme.length;
-        used += columns;
-      }
-    rows.push({ start: offset + start, end: offset + line.length });
+    if (this.#rows?.text !== text || this.#rows.width !== width)
+      this.#rows = { text, width, rows: layOut(text, width, (part) => this.#show(part)) };
+    return this.#rows.rows;
   }
 
   #rowOfCursor(rows: Row[]): number {
@@ -379,14 +364,6 @@ export class Editor {
     const lines = text.replace(/\n$/, "").split("\n").length;
     return `[pasted ${lines > 1 ? plural(lines, "line") : plural(text.length, "character")}]`;
   }
-}
-
-let segmenter: Intl.Segmenter | null = null;
-
-function graphemesOf(text: string): string[] {
-  if (/^[\x20-\x7e\n\t]*$/.test(text)) return text.split("");
-  segmenter ??= new Intl.Segmenter(undefined, { granularity: "grapheme" });
-  return Array.from(segmenter.segment(text), ({ segment }) => segment);
 }
 
 function commonPrefix(texts: string[]): string {

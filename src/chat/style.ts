@@ -43,6 +43,15 @@ export const chop = (text: string, columns: number): string[] =>
 
 export const expandTabs = (text: string): string => text.replaceAll("\t", "    ");
 
+let segmenter: Intl.Segmenter | null = null;
+
+/** What a person takes for a character each. */
+export function graphemesOf(text: string): string[] {
+  if (/^[\x20-\x7e\n\t]*$/.test(text)) return text.split("");
+  segmenter ??= new Intl.Segmenter(undefined, { granularity: "grapheme" });
+  return Array.from(segmenter.segment(text), ({ segment }) => segment);
+}
+
 export function paintMode(mode: Mode): string {
   if (mode === "unsafe") return bold(red(mode));
   if (mode === "edit") return magenta(mode);

@@ -58,6 +58,7 @@ export class Terminal {
     process.stdin.on("data", this.#onData);
     process.stdin.on("end", this.#onEnd);
     process.stdout.on("resize", this.refresh);
+    process.stdout.on("error", this.#onEnd); // stays: a write may fail after the end, too
     process.on("SIGCONT", this.#onContinue);
     process.on("exit", this.#restore);
     process.on("uncaughtExceptionMonitor", this.#restore);

@@ -1,24 +1,24 @@
 /**
  * Glob and Grep: which files there are, and where in them a pattern matches.
  *
- * Invariant: a search changes nothing and never blocks: it looks for an abort every PAUSE_MS, ends
- * after config.limits.searchMs, and opens only regular files. What was left out, cut or unreadable is
- * said in the result. Whether a path is permitted was decided before (agent/permissions.ts).
+ * Invariant: a search changes nothing, opens only regular files, can be aborted, and ends after
+ * config.limits.searchMs. What was left out, cut or could not be read is said in the result. Whether
+ * a path is permitted was decided before (agent/permissions.ts).
  */
-import { existsSync, lstatSync, realpathSync, statSync } from "node:fs";
+import { existsSync, realpathSync, statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { z } from "zod";
 import { config } from "../config.ts";
 import { UsageError } from "../errors.ts";
 import type { Tool, ToolOutput, Workbench } from "../types.ts";
+import { shareOut } from "./crew.ts";
 import { globFilter, namesIn, splitPattern, typeFilter } from "./filter.ts";
-import { Matcher, TooSlow } from "./match.ts";
-import { type Found, Scanner, type Show } from "./scan.ts";
-import { countUnreadable, isSystemError, type Path, type Tally, walk } from "./walk.ts";
+import { Pace } from "./pace.ts";
+import { type Finding, type Losses, nameOf, noLosses, type Share, type Task } from "./task.ts";
+import { insideOf, isSystemError, type Path, walk } from "./walk.ts";
 
 const GLOB_FILES = 100;
 const GREP_FILES = 250;
-const PAUSE_MS = 20;
 
 const globInput = z.object({
   pattern: z.string(),
@@ -94,109 +94,32 @@ function complain(path: string, code: string): string {
   return `${path} does not exist, ${known} does: look with Glob what is in it.`;
 }
 
-/** Lets the event loop run now and then, so that an abort is seen; throws the signal's reason. */
-class Pace {
-  readonly #end = performance.now() + config.limits.searchMs;
-  readonly #signal: AbortSignal;
-  #next = performance.now() + PAUSE_MS;
-  isOver = false;
+// ── The search ──────────────────────────────────────────────────────────────────────────────────
 
-  constructor(signal: AbortSignal) {
-    signal.throwIfAborted();
-    this.#signal = signal;
-  }
+type Outcome = { findings: Finding[]; searched: number; losses: Losses; isOver: boolean };
 
-  /** Whether it is time to `rest`. */
-  isDue(): boolean {
-    return performance.now() > this.#next;
-  }
-
-  async rest(): Promise<void> {
-    await new Promise((wake) => setImmediate(wake));
-    this.#signal.throwIfAborted();
-    const now = performance.now();
-    this.#next = now + PAUSE_MS;
-    this.isOver = now > this.#end;
-  }
+/** `onFinding` sees them in the order of their paths; those it gives back true for are kept. */
+async function search(
+  task: Task,
+  signal: AbortSignal,
+  pathsOf: (losses: Losses) => Iterator<Path>,
+): Promise<Outcome> {
+  const pace = new Pace(signal);
+  const losses = noLosses();
+  const outcome: Outcome = { findings: [], searched: 0, losses, isOver: false };
+  await shareOut(task, pathsOf(losses), pace, (share: Share) => {
+    outcome.findings.push(...share.findings);
+    outcome.searched += share.searched;
+    for (const kind of KINDS) losses[kind] += share.losses[kind];
+  });
+  outcome.isOver = pace.isOver;
+  return outcome;
 }
 
-/** The path below the folder `root`. */
-const insideOf = (root: string, path: Path): string =>
-  String(path).slice(root === "/" ? 1 : root.length + 1);
+const KINDS: readonly (keyof Losses)[] = ["ignored", "unreadable", "binary", "cut", "slow"];
 
-/** The path in one line, whatever is in it. */
-const spell = (path: string): string =>
-  path.replace(/[\p{Cc}\u2028\u2029]/gu, (char) => JSON.stringify(char).slice(1, -1));
-
-async function newestFirst(paths: readonly Path[], pace: Pace): Promise<string[]> {
-  const dated: { path: string; mtimeMs: number }[] = [];
-  for (const path of paths) {
-    const stats = lstatSync(path, { throwIfNoEntry: false });
-    dated.push({ path: String(path), mtimeMs: stats?.mtimeMs ?? 0 });
-    if (pace.isDue()) await pace.rest();
-  }
-  return dated.sort((a, b) => b.mtimeMs - a.mtimeMs).map(({ path }) => path);
-}
-
-// ── Results ─────────────────────────────────────────────────────────────────────────────────────
-
-/** What was not searched, or not shown. */
-type Losses = Tally & { binary: number; cut: number; slow: number };
-
-const hidden = ({ ignored }: Losses): string =>
-  ignored > 0 ? ` Ignore files hide ${ignored} entries; to look into one, name it in path.` : "";
-
-const noLosses = (): Losses => ({ ignored: 0, unreadable: 0, binary: 0, cut: 0, slow: 0 });
-
-const LOSSES: [keyof Losses, string][] = [
-  ["unreadable", "could not be read"],
-  ["binary", "matched but hold no text; grep -a in Bash shows them"],
-  ["cut", "were searched in part: they are too large, or have lines that are"],
-  ["slow", "were given up: the pattern takes too long there, simplify it"],
-];
-
-function notesOn(losses: Losses, pace: Pace): string[] {
-  const notes = LOSSES.filter(([kind]) => losses[kind] > 0).map(
-    ([kind, what]) => `Files that ${what}: ${losses[kind]}.`,
-  );
-  const seconds = config.limits.searchMs / 1000;
-  if (pace.isOver)
-    notes.push(
-      `Stopped after ${seconds} s, before all was searched: narrow with path, glob or type.`,
-    );
-  return notes;
-}
-
-/** Kept free in a result for notes. */
-const NOTES_CHARS = 1_000;
-
-/** Lines up to what a result may hold. */
-class Page {
-  readonly lines: string[] = [];
-  readonly #most: number;
-  #room = config.limits.resultChars - NOTES_CHARS;
-  isFull = false;
-
-  constructor(most: number) {
-    this.#most = most;
-  }
-
-  add(line: string): void {
-    this.isFull ||= this.lines.length >= this.#most || line.length >= this.#room;
-    if (this.isFull) return;
-    this.lines.push(line);
-    this.#room -= line.length + 1;
-  }
-
-  with(notes: readonly string[]): string {
-    return [
-      ...this.lines,
-      ...notes.map((note) => (this.lines.length > 0 ? `[${note}]` : note)),
-    ].join("\n");
-  }
-}
-
-// ── Glob ────────────────────────────────────────────────────────────────────────────────────────
+const newestFirst = (findings: readonly Finding[]): Finding[] =>
+  findings.toSorted((a, b) => b.mtimeMs - a.mtimeMs);
 
 async function runGlob(
   input: GlobInput,
@@ -207,89 +130,69 @@ async function runGlob(
   const from = base.startsWith("/") ? "/" : locate(input.path ?? "", workbench).path;
   const { path: root, isFolder } = locate(resolve(from, base), workbench);
   if (!isFolder) throw new UsageError(`${root} is a file: Glob looks in folders.`);
-  const [wanted, losses, pace] = [new Bun.Glob(rest), noLosses(), new Pace(signal)];
-  const found: Path[] = [];
   const range = { levels, named: namesIn(rest), workspace: workbench.roots[0] ?? "/" };
-  for (const path of walk(root, range, losses)) {
-    if (wanted.match(insideOf(root, path))) found.push(path);
-    if (pace.isDue()) await pace.rest();
-    if (pace.isOver) break;
-  }
+  const outcome = await search({ kind: "glob", glob: rest, root }, signal, (losses) =>
+    walk(root, range, losses),
+  );
+  const files = newestFirst(outcome.findings);
   const page = new Page(GLOB_FILES);
-  for (const path of await newestFirst(found, pace)) page.add(spell(path));
-  const notes = notesOn(losses, pace);
+  for (const { path } of files) page.add(nameOf(path, ""));
+  if (files.length === 0)
+    page.note(`No file matches ${input.pattern} in ${from}.${hintOn(root, rest, outcome)}`);
   if (page.isFull)
-    notes.unshift(
-      `The newest ${page.lines.length} of ${found.length} files; narrow pattern or path to see the others.`,
+    page.note(
+      `The newest ${page.length} of ${files.length} files; narrow pattern or path to see the others.`,
     );
-  if (found.length === 0)
-    notes.unshift(
-      `No file matches ${input.pattern} in ${from}.${hintOn(resolve(root, rest), rest, losses)}`,
-    );
-  return page.with(notes);
+  return page.end(outcome);
 }
 
-function hintOn(path: string, rest: string, losses: Losses): string {
-  if (existsSync(path)) return ` It is a folder: its files are ${rest}/**.`;
+function hintOn(root: string, rest: string, outcome: Outcome): string {
+  if (existsSync(resolve(root, rest))) return ` It is a folder: its files are ${rest}/**.`;
   if (!rest.includes("/") && !rest.includes("**")) return ` For any depth write **/${rest}.`;
-  return hidden(losses);
+  return hidden(outcome);
 }
-
-// ── Grep ────────────────────────────────────────────────────────────────────────────────────────
-
-type Job = { losses: Losses; pace: Pace; searched: number; files: number; matches: number };
 
 async function runGrep(
   input: GrepInput,
   workbench: Workbench,
   signal: AbortSignal,
 ): Promise<string> {
-  const { output_mode: mode = "files_with_matches", multiline = false } = input;
-  const [root = "/"] = workbench.roots;
+  const { output_mode: mode = "files_with_matches" } = input;
+  const [workspace = "/"] = workbench.roots;
   const place = locate(input.path ?? "", workbench);
-  const matcher = new Matcher(input.pattern, { ignoreCase: input["-i"] ?? false, multiline });
-  const page = new Page(input.head_limit || (mode === "content" ? Infinity : GREP_FILES));
-  const show: Show = (path, mark, line, text) => {
-    const number = input["-n"] === false ? "" : `${line}${mark}`;
-    if (!page.isFull)
-      page.add(mark === "--" ? mark : `${nameOf(path, root)}${mark}${number}${text()}`);
-  };
-  const scanner = new Scanner(matcher, {
-    isFirstEnough: mode === "files_with_matches",
+  const task: Task = {
+    kind: "grep",
+    pattern: input.pattern,
+    ignoreCase: input["-i"] ?? false,
+    multiline: input.multiline ?? false,
+    mode,
     before: input["-B"] ?? input["-C"] ?? 0,
     after: input["-A"] ?? input["-C"] ?? 0,
-    show: mode === "content" ? show : null,
-  });
-  const job: Job = {
-    losses: noLosses(),
-    pace: new Pace(signal),
-    searched: 0,
-    files: 0,
-    matches: 0,
+    lineNumbers: input["-n"] ?? true,
+    workspace,
+    maxChars: config.limits.resultChars,
   };
-  const hits: Path[] = [];
-  await searchAll(scanner, filesOf(place, input, root, job.losses), job, (path, matches) => {
-    if (mode === "files_with_matches") hits.push(path);
-    if (mode === "count") page.add(`${nameOf(path, root)}:${matches}`);
-  });
-  for (const path of await newestFirst(hits, job.pace)) page.add(nameOf(path, root));
-  return page.with([...summaryOf(job, page, mode), ...notesOn(job.losses, job.pace)]);
+  const outcome = await search(task, signal, (losses) => filesOf(place, input, workspace, losses));
+  const page = new Page(input.head_limit || (mode === "content" ? Infinity : GREP_FILES));
+  const found = mode === "files_with_matches" ? newestFirst(outcome.findings) : outcome.findings;
+  for (const { path, matches, lines } of found) {
+    if (mode === "content") for (const line of lines) page.add(line);
+    else page.add(nameOf(path, workspace) + (mode === "count" ? `:${matches}` : ""));
+  }
+  for (const note of summaryOf(outcome, page, mode)) page.note(note);
+  return page.end(outcome);
 }
-
-/** Relative to the workspace, where it is in there. */
-const nameOf = (path: Path, root: string): string =>
-  spell(String(path).startsWith(`${root}/`) ? insideOf(root, path) : String(path));
 
 function* filesOf(
   place: Place,
-  { glob, type }: GrepInput,
+  { glob: globs, type }: GrepInput,
   workspace: string,
   losses: Losses,
 ): Generator<Path> {
   const isType = type ? typeFilter(type) : null;
-  const isWanted = glob ? globFilter(glob) : null;
+  const isWanted = globs ? globFilter(globs) : null;
   if (!place.isFolder) return yield place.path;
-  const range = { levels: Infinity, named: namesIn(glob ?? ""), workspace };
+  const range = { levels: Infinity, named: namesIn(globs ?? ""), workspace };
   for (const path of walk(place.path, range, losses)) {
     const inside = insideOf(place.path, path);
     if (isType && !isType(inside.slice(inside.lastIndexOf("/") + 1))) continue;
@@ -298,72 +201,76 @@ function* filesOf(
   }
 }
 
-function summaryOf(job: Job, page: Page, mode: string): string[] {
-  const { files, matches, searched, losses } = job;
-  if (files === 0)
-    return [
-      `No match in ${searched} files.${searched === 0 ? " None fits path, glob and type." : ""}${hidden(losses)}`,
-    ];
+// ── Results ─────────────────────────────────────────────────────────────────────────────────────
+
+function summaryOf(
+  { findings, searched, ...outcome }: Outcome,
+  page: Page,
+  mode: string,
+): string[] {
+  if (searched === 0) return [`No file fits path, glob and type.${hidden(outcome)}`];
+  if (findings.length === 0) return [`No match in ${searched} files.${hidden(outcome)}`];
   if (!page.isFull) return [];
-  const unit = mode === "content" ? "lines" : "files";
-  const all =
-    mode === "files_with_matches" ? `${files} files` : `${matches} lines of ${files} files`;
+  const matches = findings.reduce((sum, finding) => sum + finding.matches, 0);
+  const files = `${findings.length} files`;
+  const all = mode === "files_with_matches" ? files : `${matches} lines of ${files}`;
   return [
-    `The first ${page.lines.length} ${unit}; ${all} match. Raise head_limit, or narrow with path, glob or type.`,
+    `Cut after ${page.length} ${mode === "content" ? "lines" : "files"}: ${all} match. Raise head_limit, or narrow with path, glob or type.`,
   ];
 }
 
-type OnFound = (path: Path, matches: number) => void;
+const hidden = ({ losses }: Pick<Outcome, "losses">): string =>
+  losses.ignored > 0
+    ? ` Ignore files hide ${losses.ignored} entries; to look into one, name it in path.`
+    : "";
 
-async function searchAll(
-  scanner: Scanner,
-  paths: Iterable<Path>,
-  job: Job,
-  onFound: OnFound,
-): Promise<void> {
-  for (const path of paths) {
-    const scan = scanner.scan(path);
-    const first = attempt(scan, job.losses);
-    const found = first && !first.done ? await finish(scan, job) : first?.value;
-    job.searched++;
-    if (found?.isCut) job.losses.cut++;
-    if (found?.isBinary) job.losses.binary++;
-    else if (found && found.matches > 0) {
-      job.files++;
-      job.matches += found.matches;
-      onFound(path, found.matches);
-    }
-    if (job.pace.isDue()) await job.pace.rest();
-    if (job.pace.isOver) return;
+const LOSSES: [keyof Losses, string][] = [
+  ["unreadable", "could not be read"],
+  ["binary", "matched but hold no text; grep -a in Bash shows them"],
+  ["cut", "were searched in part: they are too large, or have lines that are"],
+  ["slow", "were given up: the pattern takes too long there, simplify it"],
+];
+
+/** Kept free in a result for notes. */
+const NOTES_CHARS = 1_000;
+
+/** Lines up to what a result may hold, and then notes. */
+class Page {
+  /** Something was left out. */
+  isFull = false;
+  readonly #lines: string[] = [];
+  readonly #notes: string[] = [];
+  readonly #maxLines: number;
+  #room = config.limits.resultChars - NOTES_CHARS;
+
+  constructor(maxLines: number) {
+    this.#maxLines = maxLines;
   }
-}
 
-/** The rest of a file that is read in pieces. */
-async function finish(
-  scan: Generator<undefined, Found>,
-  { losses, pace }: Job,
-): Promise<Found | null> {
-  try {
-    for (;;) {
-      if (pace.isDue()) await pace.rest();
-      const step = pace.isOver ? null : attempt(scan, losses);
-      if (!step || step.done) return step?.value ?? null;
-    }
-  } finally {
-    scan.return({ matches: 0, isBinary: false, isCut: false }); // Closes the file.
+  get length(): number {
+    return this.#lines.length;
   }
-}
 
-/** null, and a loss, where the file cannot be searched. */
-function attempt(
-  scan: Generator<undefined, Found>,
-  losses: Losses,
-): IteratorResult<undefined, Found> | null {
-  try {
-    return scan.next();
-  } catch (error) {
-    if (error instanceof TooSlow) losses.slow++;
-    else countUnreadable(error, losses);
-    return null;
+  add(line: string): void {
+    this.isFull ||= this.length >= this.#maxLines || line.length >= this.#room;
+    if (this.isFull) return;
+    this.#lines.push(line);
+    this.#room -= line.length + 1;
+  }
+
+  note(text: string): void {
+    this.#notes.push(this.length > 0 ? `[${text}]` : text);
+  }
+
+  end({ losses, isOver }: Outcome): string {
+    for (const [kind, what] of LOSSES) {
+      if (losses[kind] > 0) this.note(`Files that ${what}: ${losses[kind]}.`);
+    }
+    const seconds = config.limits.searchMs / 1000;
+    if (isOver)
+      this.note(
+        `Stopped after ${seconds} s, before all was searched: narrow with path, glob or type.`,
+      );
+    return [...this.#lines, ...this.#notes].join("\n");
   }
 }

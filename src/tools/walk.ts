@@ -110,6 +110,10 @@ function pathOf(folder: Path, name: string | Buffer): Path {
   return Buffer.concat([Buffer.from(folder), Buffer.from("/"), Buffer.from(name)]);
 }
 
+/** The path below the folder `root`. */
+export const insideOf = (root: string, path: Path): string =>
+  String(path).slice(root === "/" ? 1 : root.length + 1);
+
 /** What vanished or became a link since its name was read is not missed. */
 export function countUnreadable(error: unknown, tally: Tally): void {
   if (!isSystemError(error)) throw error;
