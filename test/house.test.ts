@@ -22,7 +22,6 @@ const mayImport: Record<string, string[]> = {
 const ground = ["types.ts", "errors.ts", "config.ts", "store.ts", "database.ts", "args.ts"];
 const packages = [
   "@anthropic-ai/sdk",
-  "@clack/prompts",
   "diff",
   "ignore",
   "openai",
