@@ -76,7 +76,7 @@ export async function runTurn(
     denials: [],
     error: null,
   };
-  const turn: Turn = { session, options, result, emptyAnswers: 0 };
+  const turn: Turn = { session, options, result, emptyAnswers: 0, held: [] };
   await log(turn, { type: "input", parts, origin: "person" });
   try {
     while (await step(turn));
@@ -94,11 +94,14 @@ type Turn = {
   options: TurnOptions;
   result: TurnResult;
   emptyAnswers: number;
+  /** Events that are logged with the next ones: an answer with the start of the tools it calls. */
+  held: Event[];
 };
 
 /** One model call and the tools it asks for. False: the turn is over. */
 async function step(turn: Turn): Promise<boolean> {
   const { options, result } = turn;
+  await log(turn);
   options.signal.throwIfAborted();
   for (const parts of options.takeSteering?.() ?? [])
     await log(turn, { type: "input", parts, origin: "steering" });
@@ -132,9 +135,12 @@ function endWith({ options, result }: Turn, error: unknown): void {
   result.error = interrupted ? null : error;
 }
 
-async function log({ session, options }: Turn, ...events: Event[]): Promise<void> {
-  await session.log(...events);
-  for (const event of events) options.emit(event);
+/** Logs what is held and `events`, in one transaction, then shows them. */
+async function log({ session, options, held }: Turn, ...events: Event[]): Promise<void> {
+  const all = [...held.splice(0), ...events];
+  if (all.length === 0) return;
+  await session.log(...all);
+  for (const event of all) options.emit(event);
 }
 
 // ── Limits ──────────────────────────────────────────────────────────────────────────────────────
@@ -179,7 +185,7 @@ export function costOf(usage: Usage, price: Price | null): number | null {
 
 // ── The model ───────────────────────────────────────────────────────────────────────────────────
 
-/** One answer, logged. An interruption keeps what was shown of it. */
+/** One answer, held. An interruption keeps what was shown of it. */
 async function askModel(turn: Turn): Promise<ModelAnswer> {
   const { session, options } = turn;
   let shown = "";
@@ -193,11 +199,11 @@ async function askModel(turn: Turn): Promise<ModelAnswer> {
       session.model = options.fallback;
       answer = await streamAnswer(turn, session.model, (text) => (shown += text));
     } else {
-      if (shown) await logAnswer(turn, partialAnswer(shown));
+      if (shown) holdAnswer(turn, partialAnswer(shown));
       throw error;
     }
   }
-  await logAnswer(turn, answer);
+  holdAnswer(turn, answer);
   return answer;
 }
 
@@ -228,13 +234,13 @@ const partialAnswer = (text: string): ModelAnswer => ({
 const keptParts = (parts: AssistantPart[]): AssistantPart[] =>
   parts.some((part) => part.type !== "thinking") ? parts : [];
 
-async function logAnswer(turn: Turn, { parts, stopReason, usage }: ModelAnswer): Promise<void> {
+function holdAnswer(turn: Turn, { parts, stopReason, usage }: ModelAnswer): void {
   const { session, result } = turn;
   const costUsd = costOf(usage, session.model.price);
   for (const key of Object.keys(usage) as (keyof Usage)[]) result.usage[key] += usage[key];
   result.costUsd += costUsd ?? 0;
   const model = session.model.id;
-  await log(turn, ...keptParts(parts), { type: "answer", model, stopReason, usage, costUsd });
+  turn.held.push(...keptParts(parts), { type: "answer", model, stopReason, usage, costUsd });
 }
 
 // ── Tool calls ──────────────────────────────────────────────────────────────────────────────────
@@ -295,6 +301,7 @@ async function permit(turn: Turn, call: ToolCall): Promise<ToolCall | null> {
   if (verdict.decision === "allow") return call;
   if (verdict.decision === "deny") return refuse(turn, call, verdict.reason);
 
+  await log(turn); // a question may stand for hours
   const patch = await session.hands.preview(call);
   const answer = await options.ask({ call, verdict, patch }, options.signal);
   options.signal.throwIfAborted();
@@ -323,6 +330,7 @@ class Interruption extends Error {
 
 /** Every call that still has no result gets one, so that the log is valid as it stands. */
 async function closeOpenCalls(turn: Turn): Promise<void> {
+  await log(turn);
   const results = closeCalls(turn.session.openCalls, {
     started: "Interrupted while it ran: look at what it may have changed before doing it again.",
     waiting: "Interrupted before it ran: it had no effect.",
