@@ -37,8 +37,10 @@ async function build(): Promise<void> {
     options: { target: { type: "string" }, outfile: { type: "string" } },
   });
   const { target } = values;
-  if (target !== undefined && !targets.includes(target))
-    throw new Error(`There is no target "${target}". There are: ${targets.join(", ")}.`);
+  if (target !== undefined && !targets.includes(target)) {
+    console.error(`There is no target "${target}". There are: ${targets.join(", ")}.`);
+    process.exit(2);
+  }
   const outfile = values.outfile ?? join(root, "dist", target ? `claw-${target}` : "claw");
 
   await mkdir(join(root, "dist"), { recursive: true });
