@@ -5,17 +5,19 @@
  * touched (pipes, devices) is never opened, and a save that fails leaves the old content. Errors of
  * the system become sentences with a cure; a UsageError here is the model's mistake.
  */
-import { constants, type Stats } from "node:fs";
+import { constants, existsSync, type Stats } from "node:fs";
 import { access, lstat, mkdir, open, readdir, readlink } from "node:fs/promises";
 import { realpath, rename, stat, unlink, type FileHandle } from "node:fs/promises";
 import { basename, dirname, join, relative, resolve } from "node:path";
+import { nearest } from "../args.ts";
 import { messageOf, UsageError } from "../errors.ts";
 import type { FileStamp, Workbench } from "../types.ts";
 
-const { O_RDONLY, O_RDWR, O_NONBLOCK, O_NOFOLLOW, W_OK } = constants;
+/** Without waiting: a pipe that took the file's place would else hang us. */
+const HELD = constants.O_NONBLOCK | constants.O_NOFOLLOW;
 
-/** Nothing larger is changed: a change holds the file in memory three times. */
-const CHANGE_BYTES = 50_000_000;
+/** Up to here a file is read whole: its lines are counted, it has a hash, and may be changed. */
+export const WHOLE_BYTES = 20_000_000;
 const CHUNK_BYTES = 1 << 20;
 
 // ── Errors ──────────────────────────────────────────────────────────────────────────────────────
@@ -42,10 +44,7 @@ const TROUBLE: Record<string, string> = {
   ENOTDIR: "a part of this path is a file, not a folder; look with `ls`",
   EEXIST: "a part of this path is a file, not a folder; look with `ls`",
   ELOOP: "its symbolic links lead in a circle; look with `ls -l`",
-  EISDIR: "it is a folder; name a file in it",
-  EIO: "the device failed; try another way in Bash",
   EAGAIN: "it has nothing to give now, and might never; use Bash with `timeout`",
-  ETXTBSY: "it is a program that is running; stop it first",
 };
 
 // ── Paths ───────────────────────────────────────────────────────────────────────────────────────
@@ -73,14 +72,10 @@ async function realOf(path: string): Promise<string> {
     if (codeOf(error) !== "ENOENT") throw error;
   }
   const here = join(await realOf(dirname(path)), basename(path));
+  if (!(await statOf(here, lstat))) return here;
   // A write would make a file wherever the link points, which is not what was permitted.
-  if (await statOf(here, lstat)) {
-    const target = await readlink(here);
-    throw new UsageError(
-      `${path} is a link to ${target}, which does not exist: name that instead.`,
-    );
-  }
-  return here;
+  const target = await readlink(here);
+  throw new UsageError(`${path} is a link to ${target}, which does not exist: name that instead.`);
 }
 
 async function statOf(
@@ -97,7 +92,7 @@ async function statOf(
 
 /** The file's stats, if it is a file; throws what it is instead, and what to do with that. */
 export async function existing({ path, name, stats }: Place, bench: Workbench): Promise<Stats> {
-  if (!stats) throw new UsageError(await missing(path, name, bench.roots[0] ?? "/"));
+  if (!stats) throw new UsageError(await whyMissing(path, name, bench.roots[0] ?? "/"));
   if (stats.isFile()) return stats;
   if (!stats.isDirectory()) {
     const kind = stats.isFIFO() ? "named pipe" : stats.isSocket() ? "socket" : "device";
@@ -110,56 +105,23 @@ export async function existing({ path, name, stats }: Place, bench: Workbench): 
   throw new UsageError(`${name} is a folder: list it with Glob or \`ls\`. In it: ${list}${more}.`);
 }
 
-async function missing(path: string, name: string, root: string): Promise<string> {
-  const folder = dirname(path);
-  // "/src/x" is often meant from the workspace; whatever stops that guess, it was only a guess.
-  const meant = join(root, path);
-  if (await statOf(meant).catch(() => null))
-    return `${name} does not exist. Did you mean ${meant}?`;
-  if (!(await statOf(folder)))
-    return `${await missing(folder, dirname(name), root)} So there is no ${path} either.`;
-  const names = await readdir(folder).catch(() => []); // It may forbid listing; then no hint.
-  const near = similarNames(names, basename(path)).map((one) => join(folder, one));
-  const hint = near.length > 0 ? `Did you mean ${near.join(" or ")}?` : "Look for it with Glob.";
-  return `${name} does not exist in ${folder}. ${hint}`;
-}
-
-/** Up to three of `names` that `wanted` may have meant. */
-function similarNames(names: readonly string[], wanted: string): string[] {
-  const far = Math.max(2, Math.floor(wanted.length / 3));
-  return names
-    .filter((name) => Math.abs(name.length - wanted.length) <= far)
-    .slice(0, 1000)
-    .map((name) => ({ name, steps: distance(name.toLowerCase(), wanted.toLowerCase()) }))
-    .filter(({ steps }) => steps <= far)
-    .toSorted((a, b) => a.steps - b.steps)
-    .slice(0, 3)
-    .map(({ name }) => name);
-}
-
-/** Levenshtein's. */
-function distance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++) {
-      const swap = (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1);
-      next.push(Math.min(swap, (row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1));
-    }
-    row = next;
-  }
-  return row[b.length] ?? 0;
+async function whyMissing(path: string, name: string, root: string): Promise<string> {
+  const meant = join(root, path); // "/src/x" is often meant from the workspace.
+  if (existsSync(meant)) return `${name} does not exist. Did you mean ${meant}?`;
+  let [folder, part] = [dirname(path), basename(path)];
+  while (!existsSync(folder)) [folder, part] = [dirname(folder), basename(folder)];
+  // To compare takes time, and a folder may have very many names.
+  const likely = (await readdir(folder)).filter((one) => Math.abs(one.length - part.length) < 3);
+  const folded = likely.find((one) => one.toLowerCase() === part.toLowerCase());
+  const near = folded ?? nearest(part, likely);
+  const hint = near === null ? "Look for it with Glob." : `Did you mean ${join(folder, near)}?`;
+  return `${name} does not exist: there is no ${part} in ${folder}. ${hint}`;
 }
 
 // ── Reading ─────────────────────────────────────────────────────────────────────────────────────
 
-/** Opens without waiting: a pipe that took the file's place would else hang us. */
-export async function openFile({ path, name }: Place): Promise<FileHandle> {
-  const handle = await open(path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW);
-  if ((await handle.stat()).isFile()) return handle;
-  await handle.close();
-  throw new UsageError(`${name} is no longer a file: look with \`ls -l\`.`);
-}
+export const openFile = ({ path }: Place): Promise<FileHandle> =>
+  open(path, constants.O_RDONLY | HELD);
 
 /** The next bytes, `max` at most; fewer only at the end, whatever size the system reports. */
 export async function readBytes(handle: FileHandle, max: number): Promise<Buffer> {
@@ -171,39 +133,31 @@ export async function readBytes(handle: FileHandle, max: number): Promise<Buffer
     parts.push(part.subarray(0, bytesRead));
     got += bytesRead;
   }
-  return parts.length === 1 && parts[0] ? parts[0] : Buffer.concat(parts);
+  return Buffer.concat(parts);
 }
 
-/** `bytes` is null where not all were read; then time and size alone tell of a change. */
-export function stampOf({ mtimeMs, size }: Stats, bytes: Buffer | null): FileStamp {
-  const hash = bytes ? new Bun.CryptoHasher("sha256").update(bytes).digest("hex") : "";
-  return { mtimeMs, size, hash };
+export function stampOf({ mtimeMs, size }: Stats, bytes: Buffer): FileStamp {
+  return { mtimeMs, size, hash: new Bun.CryptoHasher("sha256").update(bytes).digest("hex") };
 }
 
 /** The bytes of a file that is about to be changed: it may be, was read, and is as it was then. */
 export async function readToChange(place: Place, bench: Workbench): Promise<Buffer> {
   const { path, name } = place;
-  const { size } = await existing(place, bench);
-  if (size > CHANGE_BYTES)
-    throw new UsageError(
-      `${name} has ${size} bytes, too many to change here: use sed or a script in Bash.`,
-    );
-  await access(path, W_OK);
+  const stats = await existing(place, bench);
+  await access(path, constants.W_OK);
   await using handle = await openFile(place);
-  const bytes = await readBytes(handle, CHANGE_BYTES);
+  const bytes = await readBytes(handle, WHOLE_BYTES + 1);
+  if (bytes.length > WHOLE_BYTES)
+    throw new UsageError(
+      `${name} has ${stats.size} bytes, too many to change here: use sed or a script in Bash.`,
+    );
   const stamp = bench.stamps.get(path);
   if (!stamp && bytes.length > 0 && bench.needsRead !== false)
     throw new UsageError(`${name} has not been read yet: Read it before you change it.`);
-  const now = stampOf(await handle.stat(), bytes);
-  const isSame = stamp?.hash
-    ? stamp.hash === now.hash
-    : stamp?.mtimeMs === now.mtimeMs && stamp.size === now.size;
-  if (stamp && !isSame) throw new UsageError(changed(name));
+  if (stamp && stamp.hash !== stampOf(stats, bytes).hash)
+    throw new UsageError(`${name} has changed since it was read (by someone else): read it again.`);
   return bytes;
 }
-
-const changed = (name: string) =>
-  `${name} has changed since it was read (by someone else): read it again.`;
 
 // ── Saving ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -214,28 +168,20 @@ export async function save(
   old: Buffer | null,
   bench: Workbench,
 ): Promise<void> {
-  const { path, name, stats } = place;
-  const now = await statOf(path);
-  if (now?.mtimeMs !== stats?.mtimeMs || now?.size !== stats?.size)
-    throw new UsageError(changed(name));
+  const { path, name } = place;
   try {
     await mkdir(dirname(path), { recursive: true });
-    const saved = await put(path, bytes, old, stats);
+    const saved = await put(place, bytes, old);
     bench.stamps.set(path, stampOf(saved, bytes));
   } catch (error) {
     const why = complaint(error, name);
     if (why === null || error instanceof UsageError) throw error;
-    throw new UsageError(`${why} ${stats ? "The file is as it was." : "Nothing was written."}`);
+    throw new UsageError(`${why} ${old ? "The file is as it was." : "Nothing was written."}`);
   }
 }
 
 /** By renaming, so that nobody ever sees half a file; in place where that would lose something. */
-async function put(
-  path: string,
-  bytes: Buffer,
-  old: Buffer | null,
-  stats: Stats | null,
-): Promise<Stats> {
+async function put({ path, stats }: Place, bytes: Buffer, old: Buffer | null): Promise<Stats> {
   if (!old || !stats) return await replace(path, bytes, null);
   if (stats.nlink > 1) return await overwrite(path, bytes, old);
   try {
@@ -251,11 +197,10 @@ async function replace(path: string, bytes: Buffer, old: Stats | null): Promise<
   const temporary = join(dirname(path), `.claw-${crypto.randomUUID()}.tmp`);
   const handle = await open(temporary, "wx", old ? 0o600 : 0o666);
   try {
-    await writeAt(handle, bytes);
+    await fill(handle, bytes);
     const made = await handle.stat();
     if (old && (made.uid !== old.uid || made.gid !== old.gid)) await handle.chown(old.uid, old.gid);
     if (old) await handle.chmod(old.mode & 0o7777);
-    await handle.datasync();
     await rename(temporary, path);
     return await handle.stat();
   } catch (error) {
@@ -268,29 +213,24 @@ async function replace(path: string, bytes: Buffer, old: Stats | null): Promise<
 
 /** The old bytes have their blocks on the disk, so they can be put back when it is full. */
 async function overwrite(path: string, bytes: Buffer, old: Buffer): Promise<Stats> {
-  await using handle = await open(path, O_RDWR | O_NONBLOCK | O_NOFOLLOW);
+  await using handle = await open(path, constants.O_RDWR | HELD);
   try {
-    await writeAt(handle, bytes);
-    await handle.truncate(bytes.length);
-    await handle.datasync();
+    await fill(handle, bytes);
   } catch (error) {
-    await putBack(handle, old, path);
+    await fill(handle, old).catch((worse) => {
+      const why = messageOf(worse);
+      throw new UsageError(
+        `${path} is damaged: neither the new nor the old content fits (${why}).`,
+      );
+    });
     throw error;
   }
   return await handle.stat();
 }
 
-async function putBack(handle: FileHandle, old: Buffer, path: string): Promise<void> {
-  try {
-    await writeAt(handle, old);
-    await handle.truncate(old.length);
-  } catch (error) {
-    const why = messageOf(error);
-    throw new UsageError(`${path} is damaged: neither the new nor the old content fits (${why}).`);
-  }
-}
-
-async function writeAt(handle: FileHandle, bytes: Buffer): Promise<void> {
+async function fill(handle: FileHandle, bytes: Buffer): Promise<void> {
   for (let at = 0; at < bytes.length;)
     at += (await handle.write(bytes, at, bytes.length - at, at)).bytesWritten;
+  await handle.truncate(bytes.length);
+  await handle.datasync();
 }

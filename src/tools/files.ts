@@ -10,10 +10,10 @@ import { config } from "../config.ts";
 import { UsageError } from "../errors.ts";
 import type { Tool, ToolOutput, Workbench } from "../types.ts";
 import { complaint, locate, readToChange, save, type Place } from "./disk.ts";
-import { mustBeText, numbered, showFile } from "./page.ts";
+import { mustBeText, showFile } from "./page.ts";
 import { patchOf } from "./patch.ts";
-import { countBreaks, countLines, decode, encode, misspelling, nearest } from "./text.ts";
-import { unencodable, widen, type Form } from "./text.ts";
+import { countBreaks, countLines, decode, encode, excerpt, isCrlf } from "./text.ts";
+import { lacking, nearest, placesOf, toCrlf, toLf, type Form } from "./text.ts";
 
 const readInput = z.object({
   file_path: z.string(),
@@ -47,10 +47,7 @@ export const write: Tool<Writing> = {
     "Writes a whole file and makes its folders. An existing file must have been Read; to change " +
     "a part of it use Edit.",
   schema: writeInput,
-  readOnly: false,
-  run: (input, bench, signal) =>
-    told(input.file_path, signal, async () => make(await planWrite(input, bench), bench, signal)),
-  preview: (input, bench) => foresee(() => planWrite(input, bench)),
+  ...changing(planWrite),
 };
 
 export const edit: Tool<Editing> = {
@@ -59,10 +56,7 @@ export const edit: Tool<Editing> = {
     "Replaces old_string by new_string in a file that was Read. old_string is matched exactly, " +
     "white space included, without line numbers, and must occur once unless replace_all is set.",
   schema: editInput,
-  readOnly: false,
-  run: (input, bench, signal) =>
-    told(input.file_path, signal, async () => make(await planEdit(input, bench), bench, signal)),
-  preview: (input, bench) => foresee(() => planEdit(input, bench)),
+  ...changing(planEdit),
 };
 
 async function told(
@@ -71,7 +65,8 @@ async function told(
   work: () => Promise<ToolOutput>,
 ): Promise<ToolOutput> {
   try {
-    return await work();
+    const output = await work();
+    return { ...output, content: output.content.toWellFormed() };
   } catch (error) {
     signal.throwIfAborted();
     const content = complaint(error, file);
@@ -80,96 +75,107 @@ async function told(
   }
 }
 
-/** null where the call would fail; the call itself then says why. */
-async function foresee(plan: () => Promise<Change>): Promise<string | null> {
-  try {
-    return await diffOf(await plan());
-  } catch (error) {
-    if (complaint(error, "") === null) throw error;
-    return null;
-  }
-}
-
-async function make(change: Change, bench: Workbench, signal: AbortSignal): Promise<ToolOutput> {
-  signal.throwIfAborted();
-  await save(change.place, encode(change.after, change.form), change.old, bench);
-  return { content: change.content.toWellFormed(), patch: (await diffOf(change)) ?? undefined };
-}
-
-const diffOf = ({ place, before, after }: Change) => patchOf(place.name, before, after);
-
-// ── Write ───────────────────────────────────────────────────────────────────────────────────────
-
 /** What is to be done; `old` and `before` are null for a new file, `content` is for the model. */
 type Change = {
   place: Place;
   old: Buffer | null;
+  bytes: Buffer;
   before: string | null;
   after: string;
-  form: Form;
   content: string;
 };
 
-const UTF8: Form = { encoding: "utf-8", bom: false };
+/** A tool that plans a change, and makes it when it runs. The preview is null where it would fail. */
+function changing<Input extends { file_path: string }>(
+  plan: (input: Input, bench: Workbench) => Promise<Change>,
+): Pick<Tool<Input>, "readOnly" | "run" | "preview"> {
+  const diffOf = ({ place, before, after }: Change) => patchOf(place.name, before, after);
+  return {
+    readOnly: false,
+    run: (input, bench, signal) =>
+      told(input.file_path, signal, async () => {
+        const change = await plan(input, bench);
+        signal.throwIfAborted();
+        await save(change.place, change.bytes, change.old, bench);
+        return { content: change.content, patch: (await diffOf(change)) ?? undefined };
+      }),
+    preview: async (input, bench) => {
+      try {
+        return await diffOf(await plan(input, bench));
+      } catch (error) {
+        if (complaint(error, "") === null) throw error;
+        return null;
+      }
+    },
+  };
+}
 
-async function planWrite({ file_path, content: text }: Writing, bench: Workbench): Promise<Change> {
+// ── Write ───────────────────────────────────────────────────────────────────────────────────────
+
+const UTF8: Form = { encoding: "utf-8", bom: false, crlf: false };
+
+async function planWrite({ file_path, content }: Writing, bench: Workbench): Promise<Change> {
   const place = await locate(file_path, bench);
   const old = place.stats && (await readToChange(place, bench));
   const was = old && decode(old);
   const isBinary = was !== null && was.text.includes("\0");
-  const isCrlf = was !== null && isWhollyCrlf(was.text) && !text.includes("\r");
-  const after = isCrlf ? text.replaceAll("\n", "\r\n") : text;
-  const form = was && !isBinary && unencodable(after, was.encoding) === null ? was : UTF8;
-  mustFit(after, form, place.name);
+  const kept = was && !isBinary && lacking(content, was.encoding) === null ? was : UTF8;
+  const form = { ...kept, crlf: kept.crlf && (isCrlf(content) || !content.includes("\r")) };
+  const text = form.bom ? content.replace(/^\ufeff/, "") : content;
+  const after = form.crlf ? toLf(text) : text;
   const count = countLines(after);
   const notes = [`${count} line${count === 1 ? "" : "s"}`];
-  if (isCrlf) notes.push("CRLF line ends kept");
-  if (was && form.encoding !== "utf-8") notes.push(`${was.encoding} kept`);
+  if (form.crlf) notes.push("CRLF line ends kept");
+  if (form.encoding !== "utf-8") notes.push(`${form.encoding} kept`);
   if (was && form.encoding !== was.encoding) notes.push(`now UTF-8, no longer ${was.encoding}`);
-  const content = `${was ? "Overwrote" : "Created"} ${place.name} (${notes.join(", ")}).`;
-  return { place, old, before: isBinary ? "" : (was?.text ?? null), after, form, content };
-}
-
-const isWhollyCrlf = (text: string) => text.includes("\n") && !/(?<!\r)\n/.test(text);
-
-function mustFit(text: string, { encoding }: Form, name: string): void {
-  const bad = unencodable(text, encoding);
-  if (bad === null) return;
-  const code = `U+${bad.codePointAt(0)?.toString(16).toUpperCase().padStart(4, "0")}`;
-  throw new UsageError(
-    encoding === "windows-1252"
-      ? `${name} is not UTF-8 and taken for Windows-1252, which has no ${bad} (${code}): convert it with \`iconv\` in Bash first, or do without that character.`
-      : `The text has half a character (${code}, one of a surrogate pair): write it whole.`,
-  );
+  const done = `${was ? "Overwrote" : "Created"} ${place.name} (${notes.join(", ")}).`;
+  const before = isBinary ? "" : (was?.text ?? null);
+  return { place, old, bytes: encode(after, form), before, after, content: done };
 }
 
 // ── Edit ────────────────────────────────────────────────────────────────────────────────────────
 
-/** Where in a text something stands: from, to (not included). */
-type Span = [number, number];
-
 async function planEdit(input: Editing, bench: Workbench): Promise<Change> {
-  const { file_path, old_string: wanted, new_string: wish, replace_all: all = false } = input;
-  if (wanted === wish)
-    throw new UsageError("old_string and new_string are the same: there is nothing to change.");
-  if (wanted === "") return await planFill(input, bench);
-  const place = await locate(file_path, bench);
+  if (input.old_string === "") return await planFill(input, bench);
+  const place = await locate(input.file_path, bench);
   const old = await readToChange(place, bench);
   const { text, ...form } = decode(old);
   mustBeText(place.name, old, text);
-  mustFit(wish, form, place.name);
-  const spans = spansOf(text, wanted, all);
-  const [first] = spans;
-  if (!first) throw new UsageError(whyNotFound(text, wanted, wish, place.name));
-  if (spans.length > 1 && !all) throw new UsageError(whyAmbiguous(text, spans, place.name));
-  const pieces = spans.map(([from], i) => text.slice(spans[i - 1]?.[1] ?? 0, from));
-  const fitted = spans.map((span) => withEndsOf(text, span, wish));
-  const after =
-    pieces.map((piece, i) => piece + fitted[i]).join("") + text.slice(spans.at(-1)?.[1]);
-  if (after === text)
-    throw new UsageError(`Nothing would change: the line ends of ${place.name} stay as they are.`);
-  const content = describe(after, first[0], fitted, place.name);
-  return { place, old, before: text, after, form, content };
+  const pairs = pairsOf(text, form, input);
+  if (pairs.every(([wanted, wish]) => wanted === wish))
+    throw new UsageError("old_string and new_string are the same: there is nothing to change.");
+  const places = pairs
+    .flatMap(([wanted]) => placesOf(text, wanted, MANY))
+    .toSorted((a, b) => a - b);
+  const [first] = places;
+  if (first === undefined) throw new UsageError(whyNotFound(text, input.old_string, place.name));
+  if (places.length > 1 && !input.replace_all)
+    throw new UsageError(whyAmbiguous(text, places, place.name));
+  let [after, count] = [text, 0];
+  for (const [wanted, wish] of pairs) {
+    const pieces = after.split(wanted);
+    after = pieces.join(wish);
+    count += pieces.length - 1;
+  }
+  const content = describe(after, first, input.new_string, count, place.name);
+  return { place, old, bytes: encode(after, form), before: text, after, content };
+}
+
+/**
+ * What to replace by what. Where line ends are mixed a text of several lines is meant with either:
+ * Read shows no difference, so it must be unique in both, unless it has a CR itself.
+ */
+function pairsOf(
+  text: string,
+  { crlf }: Form,
+  { old_string: wanted, new_string: wish }: Editing,
+): [string, string][] {
+  const isExact = !wanted.includes("\n") || (wanted.includes("\r") && text.includes(wanted));
+  if (isExact && !crlf) return [[wanted, wish]];
+  const [flat, flatWish] = [toLf(wanted), toLf(wish)];
+  const pairs: [string, string][] = [[flat, flatWish]];
+  if (!crlf) pairs.push([toCrlf(flat), toCrlf(flatWish)]);
+  return pairs;
 }
 
 /** Without an old_string: only what is not there yet, or empty, can be meant. */
@@ -184,103 +190,29 @@ async function planFill({ file_path, new_string }: Editing, bench: Workbench): P
 /** More matches than anybody names; `replace_all` takes all there are. */
 const MANY = 1000;
 
-/**
- * Where `wanted` stands. LF and CRLF count as equal, since Read shows no difference, unless `wanted`
- * has a CR itself. To find what is ambiguous, matches may overlap; those to replace may not.
- */
-function spansOf(text: string, wanted: string, all: boolean): Span[] {
-  // Half a surrogate pair would match inside of characters.
-  if (!wanted.isWellFormed()) return [];
-  const find = (where: string, what: string) => {
-    const found: number[] = [];
-    let at = where.indexOf(what);
-    while (at >= 0 && (all || found.length < MANY)) {
-      found.push(at);
-      at = where.indexOf(what, at + (all ? what.length : 1));
-    }
-    return found;
-  };
-  const splits = (at: number) => text[at - 1] === "\r" && text[at] === "\n";
-  const exact = (wanted.includes("\r") ? find(text, wanted) : []).filter(
-    (from) => !splits(from) && !splits(from + wanted.length),
-  );
-  if (exact.length === 1 || (all && exact.length > 0))
-    return exact.map((at) => [at, at + wanted.length]);
-  const flat = wanted.replaceAll("\r\n", "\n");
-  const starts = find(text.replaceAll("\r\n", "\n"), flat);
-  const [from, to] = [unflattener(text), unflattener(text)];
-  return starts.map((at) => [from(at), to(at + flat.length)]);
-}
-
-/** Turns offsets, ascending, in `text` without the CRs of its line ends into offsets in `text`. */
-function unflattener(text: string): (target: number) => number {
-  let [raw, flat, cr] = [0, 0, text.indexOf("\r\n")];
-  return (target) => {
-    while (cr >= 0 && cr - raw < target - flat) {
-      [raw, flat] = [cr + 2, flat + cr - raw + 1];
-      cr = text.indexOf("\r\n", raw);
-    }
-    [raw, flat] = [raw + target - flat, target];
-    return raw;
-  };
-}
-
-/** `wish` with the line ends that the span has, or else its surroundings. */
-function withEndsOf(text: string, [from, to]: Span, wish: string): string {
-  if (!wish.includes("\n") || !text.includes("\n")) return wish;
-  const inside = text.slice(from, to).indexOf("\n");
-  const before = text.lastIndexOf("\n", Math.max(0, from - 1));
-  const at = inside >= 0 ? from + inside : before >= 0 ? before : text.indexOf("\n", to);
-  const flat = wish.replaceAll("\r\n", "\n");
-  return text[at - 1] === "\r" ? flat.replaceAll("\n", "\r\n") : flat;
-}
-
 /** What was done, and how the (first) place now looks. */
-function describe(after: string, start: number, fitted: readonly string[], name: string): string {
-  const [wish = ""] = fitted;
-  const line = countBreaks(after, 0, start) + 1;
-  const last = Math.max(line, line + countLines(wish) - 1);
-  const [from, to] = widen(after, start, start + wish.length, 3);
-  const shown = linesOf(after.slice(from, Math.min(to, from + 20_000)));
-  const region = numbered(shown, countBreaks(after, 0, from) + 1);
-  const where = last > line ? `lines ${line}–${last}` : `line ${line}`;
-  return fitted.length > 1
-    ? `Replaced ${fitted.length} occurrences in ${name}; the first is now at ${where}:\n${region}`
+function describe(after: string, at: number, wish: string, count: number, name: string): string {
+  const row = countBreaks(after, 0, at);
+  const rows = Math.max(1, countLines(wish));
+  const where = rows > 1 ? `lines ${row + 1}–${row + rows}` : `line ${row + 1}`;
+  const region = excerpt(after, row - 3, row + rows + 3);
+  return count > 1
+    ? `Replaced ${count} occurrences in ${name}; the first is now at ${where}:\n${region}`
     : `Edited ${name}, now at ${where}:\n${region}`;
 }
 
-/** At most 30 lines, cut to what an eye takes in. */
-const linesOf = (text: string): string[] =>
-  text
-    .replace(/\r?\n$/, "")
-    .split("\n", 30)
-    .map((line) => (line.length > 300 ? `${line.slice(0, 300)}…` : line));
-
-function whyAmbiguous(text: string, spans: readonly Span[], name: string): string {
-  let [line, counted] = [1, 0];
-  const lines = spans.slice(0, 10).map(([from]) => {
-    line += countBreaks(text, counted, from);
-    counted = from;
-    return line;
-  });
-  const count = spans.length < MANY ? `${spans.length}` : `${MANY} or more`;
-  const list = `${[...new Set(lines)].join(", ")}${spans.length > 10 ? ", …" : ""}`;
+function whyAmbiguous(text: string, places: readonly number[], name: string): string {
+  const lines = places.slice(0, 10).map((at) => countBreaks(text, 0, at) + 1);
+  const count = places.length < MANY ? `${places.length}` : `${MANY} or more`;
+  const list = `${[...new Set(lines)].join(", ")}${places.length > 10 ? ", …" : ""}`;
   return `old_string occurs ${count} times in ${name} (lines ${list}): add surrounding lines to make it unique, or set replace_all.`;
 }
 
-function whyNotFound(raw: string, wanted: string, wish: string, name: string): string {
-  const [text = "", old = "", now = ""] = [raw, wanted, wish].map((one) =>
-    one.replaceAll("\r\n", "\n"),
-  );
-  const done = now.trim().length > 8 ? text.indexOf(now) : -1;
-  const made =
-    done < 0 ? "" : ` new_string stands at line ${countBreaks(text, 0, done) + 1} already.`;
-  const start = `old_string was not found in ${name}.${made}`;
-  const slip = misspelling(text, old);
-  if (slip) return `${start} ${slip}`;
-  const near = nearest(text, old);
-  if (!near) return `${start} Nothing in it is like old_string: Read it again.`;
-  const { first, lines, differences } = near;
-  const region = numbered(linesOf(`${lines.join("\n")}\n`), first);
-  return `${start} The nearest text:\n${region}\nWhat differs: ${differences.join("; ")}.`;
+function whyNotFound(text: string, wanted: string, name: string): string {
+  const lines = wanted.split("\n").filter((line) => line.trim() !== "");
+  const why =
+    lines.length > 0 && lines.every((line) => /^\s*\d+(\t|→)/.test(line))
+      ? "It holds the line numbers that Read prints: leave them and the tab after them out."
+      : nearest(text, toLf(wanted));
+  return `old_string was not found in ${name}. ${why ?? "Nothing in it is like old_string: Read it again."}`;
 }

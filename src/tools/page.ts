@@ -9,14 +9,13 @@ import type { FileHandle } from "node:fs/promises";
 import { config } from "../config.ts";
 import { UsageError } from "../errors.ts";
 import type { ToolOutput, Workbench } from "../types.ts";
-import { existing, locate, openFile, readBytes, stampOf } from "./disk.ts";
-import { decode, formOf, magicOf, pictureOf, type Form } from "./text.ts";
+import { existing, locate, openFile, readBytes, stampOf, WHOLE_BYTES } from "./disk.ts";
+import { decode, imageTypeOf, magicOf, numbered, type Form } from "./text.ts";
 
 const { resultChars, readLines, readLineChars, imageBytes } = config.limits;
 
-/** Up to here a file is read whole: its lines are counted, and changes are told by its hash. */
-const WHOLE_BYTES = 10_000_000;
-const CHUNK_BYTES = 1 << 20;
+/** A larger file goes on in pieces of so much; what begins with so much text is one, up to a NUL. */
+const PIECE_BYTES = 1 << 20;
 /** How far into a larger file lines are looked for. */
 const SCAN_CHARS = 2 ** 30;
 /** What of a result is kept free for the words around the lines. */
@@ -32,50 +31,43 @@ export async function showFile(
   signal: AbortSignal,
 ): Promise<ToolOutput> {
   const place = await locate(file, bench);
-  await existing(place, bench);
+  const stats = await existing(place, bench);
   await using handle = await openFile(place);
-  const stats = await handle.stat();
-  const head = await readBytes(handle, stats.size > WHOLE_BYTES ? CHUNK_BYTES : WHOLE_BYTES + 1);
-  const isWhole = stats.size <= WHOLE_BYTES && head.length <= WHOLE_BYTES;
+  const head = await readBytes(handle, WHOLE_BYTES + 1);
+  const isWhole = head.length <= WHOLE_BYTES;
   // Also for what is then refused: the model is told what it is, and may write over it.
-  bench.stamps.set(place.path, stampOf(stats, isWhole ? head : null));
+  bench.stamps.set(place.path, stampOf(stats, head));
   const source = { name: place.name, bytes: isWhole ? head.length : stats.size };
-  if (pictureOf(head)) return showPicture(source, head);
-  const form = formOf(head, !isWhole);
-  const decoder = new TextDecoder(form.encoding);
-  const text = isWhole ? decode(head).text : decoder.decode(head, { stream: true });
-  mustBeText(place.name, head, text);
-  const texts = isWhole ? [text] : chunks(text, decoder, handle, signal);
-  const page = await pageOf(texts, range, isWhole);
-  return { content: lay(page, source, form) };
+  if (imageTypeOf(head)) return showImage(source, head);
+  const { text, ...form } = decode(head, !isWhole);
+  mustBeText(place.name, head, text.slice(0, PIECE_BYTES));
+  const texts = chunks(head, new TextDecoder(form.encoding), handle, signal);
+  return { content: lay(await pageOf(texts, range, isWhole), source, form) };
 }
 
 /** A file as answers name it, and how large it is. */
 type Source = { name: string; bytes: number };
 
 async function* chunks(
-  text: string,
+  head: Buffer,
   decoder: TextDecoder,
   handle: FileHandle,
   signal: AbortSignal,
 ): AsyncGenerator<string> {
-  yield text;
-  for (;;) {
+  for (let bytes = head; bytes.length > 0; bytes = await readBytes(handle, PIECE_BYTES)) {
     signal.throwIfAborted();
-    const bytes = await readBytes(handle, CHUNK_BYTES);
-    if (bytes.length === 0) return;
     yield decoder.decode(bytes, { stream: true });
   }
 }
 
-function showPicture({ name, bytes }: Source, head: Buffer): ToolOutput {
-  const { mediaType = "image/png", pixels = "" } = pictureOf(head) ?? {};
-  if (bytes > imageBytes || bytes !== head.length)
+function showImage({ name, bytes }: Source, head: Buffer): ToolOutput {
+  if (bytes > imageBytes)
     throw new UsageError(
       `${name} is an image of ${bytes} bytes, and ${imageBytes} is the most that can be shown: ` +
         "make a smaller copy (`convert FILE -resize 1600x1600 SMALL.png`) and Read that.",
     );
-  const content = `${name}: ${mediaType}, ${pixels && `${pixels} pixels, `}${bytes} bytes.`;
+  const mediaType = imageTypeOf(head) ?? "image/png";
+  const content = `${name}: ${mediaType}, ${bytes} bytes.`;
   return { content, images: [{ type: "image", mediaType, data: head.toString("base64") }] };
 }
 
@@ -89,79 +81,71 @@ export function mustBeText(name: string, head: Buffer, text: string): void {
 // ── Paging ──────────────────────────────────────────────────────────────────────────────────────
 
 /** Lines from `first` on, a CR still at their end; `total` are those up to where reading ended. */
-type Page = {
-  first: number;
-  lines: string[];
-  total: number;
-  isFull: boolean;
-  hasEnd: boolean;
-  hasNul: boolean;
-};
+type Page = { first: number; lines: string[]; total: number; hasEnd: boolean; hasNul: boolean };
 
 /** `isCounted`: goes on to the end when the page is full, to count the lines. */
 async function pageOf(
-  texts: Iterable<string> | AsyncIterable<string>,
+  texts: AsyncIterable<string>,
   { offset, limit }: Range,
   isCounted: boolean,
 ): Promise<Page> {
   const first = Math.max(1, offset ?? 1);
-  const page: Page = { first, lines: [], total: 0, isFull: false, hasEnd: false, hasNul: false };
+  const page: Page = { first, lines: [], total: 0, hasEnd: true, hasNul: false };
   const most = limit && limit > 0 ? limit : readLines;
-  let [line, length, room, scanned] = ["", 0, resultChars - FRAME_CHARS, 0];
+  let [line, isOpen, isFull, room, scanned] = ["", false, false, resultChars - FRAME_CHARS, 0];
   const endLine = () => {
-    const shown = shorten(line, length);
-    if (++page.total >= first && !page.isFull) {
+    if (++page.total >= first && !isFull) {
+      const shown = shorten(line);
       page.hasNul = line.includes("\0");
       room -= shown.length + 8;
       const fits = !page.hasNul && (room >= 0 || page.lines.length === 0);
-      page.isFull = !fits || page.lines.push(shown) >= most;
+      isFull = !fits || page.lines.push(shown) >= most;
     }
-    [line, length] = ["", 0];
+    line = "";
   };
   for await (const text of texts) {
     for (let from = 0; from < text.length;) {
       const at = text.indexOf("\n", from);
-      const to = at < 0 ? text.length : at;
-      if (page.total + 1 >= first && !page.isFull && line.length <= readLineChars)
+      isOpen = at < 0;
+      const to = isOpen ? text.length : at;
+      if (page.total + 1 >= first && !isFull && line.length <= readLineChars)
         line += text.slice(from, Math.min(to, from + readLineChars + 2));
-      length += to - from - (at > from && text[at - 1] === "\r" ? 1 : 0);
-      if (at >= 0) endLine();
+      if (!isOpen) endLine();
       from = to + 1;
     }
     scanned += text.length;
-    if ((page.isFull && !isCounted) || line.includes("\0") || scanned > SCAN_CHARS) {
-      if (line !== "") endLine();
-      return page;
-    }
+    page.hasEnd = (isCounted || !isFull) && !line.includes("\0") && scanned <= SCAN_CHARS;
+    if (!page.hasEnd) break;
   }
-  if (length > 0) endLine();
-  return { ...page, hasEnd: true };
+  if (isOpen && (page.hasEnd || line !== "")) endLine();
+  return page;
 }
 
-const shorten = (line: string, length: number): string =>
-  length <= readLineChars
-    ? line
-    : `${line.slice(0, readLineChars)}… [cut: the line has ${length} characters]`;
+function shorten(line: string): string {
+  if (line.replace(/\r$/, "").length <= readLineChars) return line;
+  return `${line.slice(0, readLineChars)}… [cut: the line goes on; \`cut -c\` in Bash shows more]`;
+}
 
 /** The page as a model sees it, with what it has to know about it in the last line. */
 function lay(page: Page, { name, bytes }: Source, { encoding, bom }: Form): string {
   const { first, lines, total, hasEnd, hasNul } = page;
-  if (total === 0) return `${name} is empty (${bytes} bytes).`;
+  if (total === 0 && hasEnd) return `${name} is empty (${bytes} bytes).`;
   if (lines.length === 0) throw new UsageError(whyNothing(page, name));
   const next = first + lines.length;
   const isMore = !hasEnd || next <= total;
   const notes: string[] = [];
   if (first > 1 || isMore) {
-    const all = hasEnd ? total : `at least ${Math.max(total, next)} (the file has ${bytes} bytes)`;
-    const on = isMore ? `; read on with offset ${next}` : "";
-    notes.push(`Lines ${first}–${next - 1} of ${all}${on}.`);
+    const all = hasEnd ? total : `more (the file has ${bytes} bytes)`;
+    notes.push(
+      `Lines ${first}–${next - 1} of ${all}${isMore ? `; read on with offset ${next}` : ""}.`,
+    );
   }
   if (hasNul) notes.push(`Line ${next} has NUL bytes: the file is no text from there on.`);
   const crs = lines.filter((line) => line.endsWith("\r")).length;
   if (crs > 0) notes.push(crs >= lines.length - 1 ? "CRLF line ends." : "Some line ends are CRLF.");
   if (encoding === "windows-1252") notes.push("Not UTF-8; shown as Latin-1 (Windows-1252).");
   else if (bom) notes.push(`${encoding.toUpperCase()} with a byte order mark.`);
-  return [numbered(lines, first), notes.join(" ")].filter(Boolean).join("\n").toWellFormed();
+  return [numbered(lines, first), notes.join(" ")].filter(Boolean).join("\n");
 }
 
 function whyNothing({ first, total, hasEnd, hasNul }: Page, name: string): string {
@@ -170,7 +154,3 @@ function whyNothing({ first, total, hasEnd, hasNul }: Page, name: string): strin
   const command = `sed -n '${first},${first + 99}p;${first + 99}q'`;
   return `Line ${first} of ${name} is further in than Read looks (${total} lines so far): use \`${command}\` in Bash.`;
 }
-
-/** As `cat -n` does it. */
-export const numbered = (lines: readonly string[], first: number): string =>
-  lines.map((line, i) => `${String(first + i).padStart(6)}\t${line.replace(/\r$/, "")}`).join("\n");

@@ -5,8 +5,7 @@
  * take long it is shown as wholly replaced. What is cut says so. A person reads this: nothing is ever
  * patched with it.
  */
-import type { StructuredPatchHunk } from "diff";
-import { countBreaks, countLines, widen } from "./text.ts";
+import { countBreaks } from "./text.ts";
 
 const CONTEXT_LINES = 3;
 const COMPARE_CHARS = 8_000_000;
@@ -25,19 +24,19 @@ export async function patchOf(
   const { start, removed, added } = changedPart(old ?? "", now);
   const names = [old === null ? "/dev/null" : `a/${name}`, `b/${name}`] as const;
   const options = { context: CONTEXT_LINES, timeout: COMPARE_MS };
-  const compared =
-    removed.length + added.length < COMPARE_CHARS
-      ? structuredPatch(...names, removed, added, "", "", options)
-      : undefined;
+  const isLarge = removed.length + added.length > COMPARE_CHARS;
+  const patch = isLarge ? undefined : structuredPatch(...names, removed, added, "", "", options);
+  const out = () => structuredPatch(...names, removed.slice(0, PATCH_CHARS), "");
+  const into = () => structuredPatch(...names, "", added.slice(0, PATCH_CHARS));
   const before = countBreaks(now, 0, start);
-  const hunks = (compared?.hunks ?? [replacing(removed, added)]).map((hunk) => ({
+  const hunks = (patch?.hunks ?? [...out().hunks, ...into().hunks]).map((hunk) => ({
     ...hunk,
     oldStart: hunk.oldStart + before,
     newStart: hunk.newStart + before,
     lines: hunk.lines.map((line) => cutAt(line, LINE_CHARS, "… [cut]")),
   }));
-  const patch = { ...structuredPatch(...names, "", ""), hunks };
-  return cutAt(formatPatch(patch, FILE_HEADERS_ONLY), PATCH_CHARS, "\n\\ Cut here.\n");
+  const whole = { ...structuredPatch(...names, "", ""), hunks };
+  return cutAt(formatPatch(whole, FILE_HEADERS_ONLY), PATCH_CHARS, "\n\\ Cut here.\n");
 }
 
 const cutAt = (text: string, chars: number, mark: string): string =>
@@ -52,23 +51,10 @@ function changedPart(a: string, b: string): { start: number; removed: string; ad
   let tail = 0;
   while (tail < most && a.charCodeAt(a.length - 1 - tail) === b.charCodeAt(b.length - 1 - tail))
     tail++;
-  const [start, end] = widen(a, same, a.length - tail, CONTEXT_LINES);
-  const parts = [a.slice(start, end), b.slice(start, end + b.length - a.length)];
-  // Where all lines end in CRLF and go on to, the CRs tell a person nothing.
-  const isCrlf = parts.every((part) => !/(?<!\r)\n/.test(part));
-  const [removed = "", added = ""] = isCrlf
-    ? parts.map((part) => part.replaceAll("\r\n", "\n"))
-    : parts;
-  return { start, removed, added };
-}
-
-/** Every old line out and every new line in; of each as much as may be shown in the end. */
-function replacing(removed: string, added: string): StructuredPatchHunk {
-  const signed = (sign: string, text: string) => {
-    const lines = text.slice(0, PATCH_CHARS).replace(/\n$/, "").split("\n");
-    return text === "" ? [] : lines.map((line) => sign + line);
-  };
-  const [oldLines, newLines] = [countLines(removed), countLines(added)];
-  const lines = [...signed("-", removed), ...signed("+", added)];
-  return { oldStart: 1, oldLines, newStart: 1, newLines, lines };
+  let [start, end] = [same + 1, Math.max(0, a.length - tail - 1)];
+  for (let i = 0; i <= CONTEXT_LINES; i++) {
+    start = start < 2 ? 0 : a.lastIndexOf("\n", start - 2) + 1;
+    end = a.indexOf("\n", end) + 1 || a.length;
+  }
+  return { start, removed: a.slice(start, end), added: b.slice(start, end + b.length - a.length) };
 }

@@ -1,203 +1,272 @@
 /**
- * Reads files and shows the lines in which a pattern matches, with those around them.
+ * Looks for a pattern in files, in JavaScript's regular expressions with what models bring along
+ * from ripgrep and grep.
  *
- * Invariant: memory does not grow with the file. It is read in pieces that end where a line does, and
- * between them the caller has its turn; only what must be seen whole (a pattern over several lines,
- * UTF-16) is, up to WHOLE_BYTES. What was not searched is said in `Found`.
+ * Invariant: memory is bounded whatever the file. Most files are rejected by a search of their bytes
+ * for a text that every match must contain, before anything is decoded. The engine gives up on a
+ * pattern that backtracks without end (after about half a second); that is noticed and told.
  */
-import { closeSync, fstatSync, openSync, readSync } from "node:fs";
-import type { Hit, Matcher } from "./match.ts";
-import { decode } from "./text.ts";
+import { closeSync, openSync, readSync } from "node:fs";
+import { UsageError } from "../errors.ts";
 import { OPEN_FLAGS, type Path } from "./walk.ts";
 
-/** `mark` is ":" for a line that matches, "-" for one around it, "--" for a gap between them. */
-export type Show = (path: Path, mark: ":" | "-" | "--", line: number, text: () => string) => void;
+export type Query = {
+  /** With the flags g and m; s where matches may span lines. */
+  regex: RegExp;
+  isMultiline: boolean;
+  /** What every match contains; null where that cannot be said. */
+  needle: Buffer | null;
+};
 
-/** What is wanted of a file: whether there is a match, their number, or the lines themselves. */
-export type Wish = { isFirstEnough: boolean; before: number; after: number; show: Show | null };
+/** `isHit` is false for a line of context. */
+export type Line = { number: number; text: string; isHit: boolean };
+
+export type Found = {
+  lines: Line[];
+  /** Lines that match (with `multiline`: places); 1 at the most where `first` is enough. */
+  count: number;
+  isBinary: boolean;
+  /** The pattern was given up on somewhere. */
+  isSlow: boolean;
+  /** The file was too large for all of it to be seen at once. */
+  isCut: boolean;
+};
+
+export type Wanted = {
+  /** That the file matches is all that is asked. */
+  first: boolean;
+  before: number;
+  after: number;
+  /** 0: only the count is asked. */
+  maxLines: number;
+};
+
+// ── Patterns ────────────────────────────────────────────────────────────────────────────────────
+
+const classes: Record<string, string> = {
+  alnum: "A-Za-z0-9",
+  alpha: "A-Za-z",
+  blank: " \\t",
+  digit: "0-9",
+  lower: "a-z",
+  punct: "!-\\/:-@\\[-`{-~",
+  space: "\\s",
+  upper: "A-Z",
+  word: "\\w",
+  xdigit: "0-9A-Fa-f",
+};
+
+/** Throws UsageError, with the cure, for what is no pattern. */
+export function parseQuery(pattern: string, ignoreCase: boolean, isMultiline: boolean): Query {
+  const [, inline = "", body = ""] = /^(?:\(\?([imsux]+)\))?([\s\S]*)$/.exec(pattern) ?? [];
+  const source = body
+    .replaceAll(/\[:(\w+):\]/g, (all, name: string) => classes[name] ?? all)
+    .replaceAll("(?P<", "(?<")
+    .replaceAll(/\\[AzZ]/g, (end) => (end === "\\A" ? "(?<![\\s\\S])" : "(?![\\s\\S])"));
+  const folds = ignoreCase || inline.includes("i");
+  const spans = isMultiline || inline.includes("s");
+  const isUnicode = /\\[pP]\{|\\u\{/.test(source);
+  const flags = `gm${folds ? "i" : ""}${spans ? "s" : ""}${isUnicode ? "u" : ""}`;
+  try {
+    const needle = folds ? "" : needleOf(source);
+    return {
+      regex: new RegExp(source, flags),
+      isMultiline,
+      needle: needle ? Buffer.from(needle) : null,
+    };
+  } catch (error) {
+    throw new UsageError(
+      `"${pattern}" is no regular expression (${(error as Error).message}). Put a \\ before each of . * + ? ( ) [ ] { } ^ $ | that stands for itself.`,
+    );
+  }
+}
 
 /**
- * How many times the pattern matched, by lines. `isBinary`: in what is no text, and nothing was
- * shown. `isCut`: not all of the file was searched, or not all of a line at once.
+ * The longest text that every match contains: a run of plain characters outside of groups and
+ * classes, each but the last not followed by something that makes it optional. "" where there may
+ * be none.
  */
-export type Found = { matches: number; isBinary: boolean; isCut: boolean };
-
-const PIECE_BYTES = 1 << 18;
-const WHOLE_BYTES = 1 << 24;
-/** Of a longer line only this much is shown. */
-const LINE_BYTES = 500;
-/** What a piece may take. It takes a thousandth of that, but for a pattern made to take longer. */
-const PIECE_MS = 500;
-
-export class Scanner {
-  readonly #matcher: Matcher;
-  readonly #wish: Wish;
-  readonly #buffer = Buffer.allocUnsafeSlow(PIECE_BYTES);
-  #path: Path = "";
-  #found: Found = { matches: 0, isBinary: false, isCut: false };
-  /** Offsets in the present piece: lines are shown up to `to`, counted up to `at` in line `line`. */
-  #shown = { to: 0, due: 0, at: 0, line: 1 };
-
-  constructor(matcher: Matcher, wish: Wish) {
-    this.#matcher = matcher;
-    this.#wish = wish;
+function needleOf(source: string): string {
+  if (/\||\(\?/.test(source)) return "";
+  const runs = [""];
+  let depth = 0;
+  const tokens = source.match(/\\[\s\S]|\[(?:\\[\s\S]|[^\]\\])*\]|[*+?](?:\?)?|\{[^}]*\}|[\s\S]/g);
+  for (const token of tokens ?? []) {
+    if (token === "(") depth += 1;
+    if (token === ")") depth -= 1;
+    if (/^[*?{]/.test(token)) runs[runs.length - 1] = (runs.at(-1) ?? "").slice(0, -1);
+    const plain = /^\\[^\w\s]$/.test(token)
+      ? token.slice(1)
+      : /^[\w\s"'#%&,/:;<=>@`~!-]$/.test(token)
+        ? token
+        : null;
+    if (depth === 0 && plain !== null) runs[runs.length - 1] += plain;
+    else runs.push("");
   }
+  return runs.reduce((a, b) => (b.length > a.length ? b : a));
+}
 
-  /** Searches a file; yields between pieces. Throws what the system does, and TooSlow. */
-  *scan(path: Path): Generator<undefined, Found> {
-    this.#path = path;
-    this.#found = { matches: 0, isBinary: false, isCut: false };
-    this.#shown = { to: 0, due: 0, at: 0, line: 1 };
-    const file = openSync(path, OPEN_FLAGS);
-    try {
-      const filled = this.#read(file, 0);
-      if (this.#matcher.isMultiline || isMarked(this.#buffer, filled))
-        this.#scanWhole(file, filled);
-      else if (filled < PIECE_BYTES) this.#search(this.#buffer.subarray(0, filled), 0);
-      else yield* this.#scanPieces(file);
-    } finally {
-      closeSync(file);
-    }
-    return this.#found;
-  }
+// ── Files ───────────────────────────────────────────────────────────────────────────────────────
 
-  /** Gives back how far the buffer is filled. A file's bytes come short only at its end. */
-  #read(file: number, at: number): number {
-    return at + readSync(file, this.#buffer, at, PIECE_BYTES - at, null);
-  }
+/** How much of a file is looked at once; of a larger one, context and matches end there. */
+const pieceBytes = 8_000_000;
+const slowMs = 200;
+let buffer = Buffer.allocUnsafe(256_000);
 
-  *#scanPieces(file: number): Generator<undefined> {
-    let [from, filled] = [0, PIECE_BYTES];
-    while (filled === PIECE_BYTES) {
-      const end = this.#endOfLines(from);
-      if (!this.#search(this.#buffer.subarray(0, end), from)) return;
-      const kept = this.#firstKept(end);
-      this.#buffer.copyWithin(0, kept, filled);
-      this.#shown.to -= kept;
-      this.#shown.at -= kept;
-      from = end - kept;
-      filled = this.#read(file, filled - kept);
+/** Looks into one file, a piece at a time. Throws the system's errors. */
+export function* scanFile(path: Path, query: Query, wanted: Wanted): Generator<undefined, Found> {
+  const found: Found = { lines: [], count: 0, isBinary: false, isSlow: false, isCut: false };
+  const file = openSync(path, OPEN_FLAGS);
+  try {
+    let carried = 0; // bytes at the front of the buffer: a line whose end was not read yet
+    let lineNumber = 1;
+    for (let isFirst = true; ; isFirst = false) {
+      const size = fill(file, carried);
+      const isLast = size < buffer.length;
+      const whole = isLast ? size : buffer.lastIndexOf(10, size - 1) + 1 || size;
+      const bytes = buffer.subarray(0, whole);
+      if (isFirst && isBinary(bytes)) {
+        found.isBinary =
+          mayMatch(bytes, query) && findHits(bytes.toString("latin1"), query, true, found).length > 0;
+        return found;
+      }
+      found.isCut ||= !isLast && (query.isMultiline || whole === size);
+      lineNumber += scanPiece(bytes, lineNumber, query, wanted, found);
+      if (isLast || (wanted.first && found.count > 0)) return found;
+      buffer.copyWithin(0, whole, size);
+      carried = size - whole;
       yield;
     }
-    this.#search(this.#buffer.subarray(0, filled), from);
-  }
-
-  /** The end of the last whole line in a full buffer; of the buffer, where a line does not fit. */
-  #endOfLines(from: number): number {
-    const end = this.#buffer.lastIndexOf(10) + 1;
-    if (end > from) return end;
-    this.#found.isCut = true;
-    return PIECE_BYTES;
-  }
-
-  /** Where the lines begin that may be shown before a match in the next piece. */
-  #firstKept(end: number): number {
-    this.#countTo(this.#buffer, end);
-    let first = end;
-    for (let i = 0; i < this.#wish.before && first > 0; i++)
-      first = startOfLine(this.#buffer, first - 1);
-    return end - first > PIECE_BYTES / 2 ? end : first;
-  }
-
-  #scanWhole(file: number, filled: number): void {
-    const { size } = fstatSync(file);
-    const bytes = Buffer.allocUnsafe(Math.max(filled, Math.min(size, WHOLE_BYTES)));
-    this.#buffer.copy(bytes, 0, 0, filled);
-    let end = filled;
-    for (let read = 1; read > 0 && end < bytes.length; end += read) {
-      read = readSync(file, bytes, end, bytes.length - end, null);
-    }
-    const text = bytes.subarray(0, end);
-    this.#found.isCut = size > end;
-    this.#search(isMarked(text, end) ? Buffer.from(decode(text).text) : text, 0);
-  }
-
-  /** False: nothing more is wanted of this file. */
-  #search(bytes: Buffer, from: number): boolean {
-    const [matcher, found, { show, isFirstEnough }] = [this.#matcher, this.#found, this.#wish];
-    if (matcher.mayMatch(bytes)) {
-      matcher.deadline = performance.now() + PIECE_MS;
-      let hit = from < bytes.length ? matcher.next(bytes, from) : null;
-      while (hit) {
-        if (found.matches++ === 0) found.isBinary = bytes.includes(0);
-        if (isFirstEnough || found.isBinary) return false;
-        if (show) this.#showHit(bytes, hit, show);
-        hit = hit.end + 1 < bytes.length ? matcher.next(bytes, hit.end + 1) : null;
-      }
-    }
-    if (show) this.#showDue(bytes, bytes.length, show);
-    return true;
-  }
-
-  // ── Lines ─────────────────────────────────────────────────────────────────────────────────────
-
-  #showHit(bytes: Buffer, hit: Hit, show: Show): void {
-    const { before, after } = this.#wish;
-    this.#showDue(bytes, hit.start, show);
-    const shown = this.#shown;
-    let first = hit.start;
-    for (let i = 0; i < before && first > Math.max(0, shown.to); i++) {
-      first = startOfLine(bytes, first - 1);
-    }
-    if (first > shown.to && this.#found.matches > 1 && before + after > 0)
-      show(this.#path, "--", 0, String);
-    for (let at = first; at <= hit.end && at < bytes.length;) {
-      at = this.#showLine(bytes, at, at < hit.start ? "-" : ":", hit.at, show);
-    }
-    shown.due = after;
-  }
-
-  /** The lines due after the last match, as far as `to`. */
-  #showDue(bytes: Buffer, to: number, show: Show): void {
-    const shown = this.#shown;
-    for (; shown.due > 0 && shown.to < to; shown.due--) {
-      this.#showLine(bytes, shown.to, "-", shown.to, show);
-    }
-  }
-
-  /** Shows the line that begins at `start`; gives back where the next one does. */
-  #showLine(bytes: Buffer, start: number, mark: ":" | "-", at: number, show: Show): number {
-    this.#countTo(bytes, start);
-    const found = bytes.indexOf(10, start);
-    const end = found < 0 ? bytes.length : found;
-    show(this.#path, mark, this.#shown.line, () => textOf(bytes, start, end, at));
-    return (this.#shown.to = end + 1);
-  }
-
-  #countTo(bytes: Buffer, to: number): void {
-    if (!this.#wish.show) return;
-    const shown = this.#shown;
-    for (; shown.at < to; shown.at++) if (bytes[shown.at] === 10) shown.line++;
+  } finally {
+    closeSync(file);
   }
 }
 
-/** As UTF-16, or with the mark that UTF-8 does not need. */
-function isMarked(bytes: Buffer, length: number): boolean {
-  if ((bytes[0] ?? 0) < 0xef) return false;
-  const start = bytes.toString("latin1", 0, Math.min(length, 3));
-  return start.startsWith("\xff\xfe") || start.startsWith("\xfe\xff") || start === "\xef\xbb\xbf";
+/** Reads on behind `carried` bytes; returns how many the buffer holds. It grows for a large file. */
+function fill(file: number, carried: number): number {
+  let size = carried;
+  for (;;) {
+    const count = readSync(file, buffer, size, buffer.length - size, null);
+    size += count;
+    if (count === 0) return size;
+    if (size < buffer.length) continue;
+    if (buffer.length >= pieceBytes) return size;
+    buffer = Buffer.concat([buffer], pieceBytes);
+  }
 }
 
-function startOfLine(bytes: Buffer, at: number): number {
-  return at <= 0 ? 0 : bytes.lastIndexOf(10, at - 1) + 1;
+const isUtf16 = (bytes: Buffer): boolean => {
+  const mark = bytes.length > 1 ? bytes.readUInt16BE(0) : 0;
+  return mark === 0xfffe || mark === 0xfeff;
+};
+
+const isBinary = (bytes: Buffer): boolean => bytes.subarray(0, 8192).includes(0) && !isUtf16(bytes);
+
+const mayMatch = (bytes: Buffer, { needle }: Query): boolean =>
+  needle === null || isUtf16(bytes) || bytes.includes(needle);
+
+/** Adds what whole lines hold to `found`; returns how many lines they are. */
+function scanPiece(
+  bytes: Buffer,
+  firstNumber: number,
+  query: Query,
+  wanted: Wanted,
+  found: Found,
+): number {
+  if (!mayMatch(bytes, query)) return wanted.first ? 0 : countBreaks(bytes);
+  const text = decode(bytes);
+  const hits = findHits(text, query, wanted.first, found);
+  found.count += hits.length;
+  if (wanted.first) return 0;
+  return addLines(text, hits, firstNumber, wanted, found);
 }
 
-/** The line without its end; of a long one what is around `at`. */
-function textOf(bytes: Buffer, start: number, end: number, at: number): string {
-  const stop = end > start && bytes[end - 1] === 13 ? end - 1 : end;
-  if (stop - start <= LINE_BYTES) return decodeLine(bytes.subarray(start, stop));
-  let from = Math.max(start, Math.min(at - LINE_BYTES / 2, stop - LINE_BYTES));
-  let to = from + LINE_BYTES;
-  while (from < to && isInside(bytes, from) && from > start) from++;
-  while (to > from && isInside(bytes, to) && to < stop) to--;
-  const shown = decodeLine(bytes.subarray(from, to));
-  return `${from > start ? "…" : ""}${shown}${to < stop ? "…" : ""} [of ${stop - start} bytes]`;
+function decode(bytes: Buffer): string {
+  const text = isUtf16(bytes)
+    ? new TextDecoder(bytes[0] === 0xff ? "utf-16le" : "utf-16be").decode(bytes)
+    : bytes.toString();
+  return text.includes("\r\n") ? text.replaceAll("\r\n", "\n") : text;
 }
 
-/** Whether a character of UTF-8 goes on at `at`. */
-const isInside = (bytes: Buffer, at: number): boolean => (bytes[at] ?? 0) >> 6 === 2;
+function countBreaks(bytes: Buffer): number {
+  let count = 0;
+  for (let at = bytes.indexOf(10); at >= 0; at = bytes.indexOf(10, at + 1)) count += 1;
+  return count;
+}
 
-function decodeLine(bytes: Buffer): string {
-  const text = bytes.toString();
-  return text.includes("\ufffd") ? decode(bytes).text : text;
+/** Lines that match, as the offsets of their beginnings and ends in `text`, in order. */
+type Hit = { start: number; end: number };
+
+/**
+ * The pattern runs over the whole text, which is fast; where a match leaves its line and must not,
+ * the line alone decides.
+ */
+function findHits(text: string, query: Query, firstOnly: boolean, found: Found): Hit[] {
+  const { regex, isMultiline } = query;
+  const hits: Hit[] = [];
+  for (let from = 0; from <= text.length;) {
+    const match = run(regex, text, from, found);
+    if (!match) break;
+    const last = match.index + Math.max(0, match[0].length - 1);
+    const start = text.lastIndexOf("\n", match.index - 1) + 1;
+    const ownEnd = endOfLine(text, match.index);
+    const end = isMultiline ? endOfLine(text, last) : ownEnd;
+    const stays = isMultiline || last <= ownEnd;
+    const isEmptyRest = start === text.length && text.endsWith("\n"); // no line after the last break
+    if (!isEmptyRest && (stays || run(regex, text.slice(start, ownEnd), 0, found)))
+      hits.push({ start, end });
+    if (firstOnly && hits.length > 0) break;
+    from = end + 1;
+  }
+  return hits;
+}
+
+/** JSC gives up on endless backtracking by itself; then "no match" is no answer, and that is noted. */
+function run(regex: RegExp, text: string, from: number, found: Found): RegExpExecArray | null {
+  const startedAt = performance.now();
+  regex.lastIndex = from;
+  const match = regex.exec(text);
+  found.isSlow ||= !match && performance.now() - startedAt > slowMs;
+  return match;
+}
+
+function endOfLine(text: string, at: number): number {
+  const end = text.indexOf("\n", at);
+  return end < 0 ? text.length : end;
+}
+
+/** Adds the hits' lines, numbered, with those around them; returns how many lines `text` has. */
+function addLines(
+  text: string,
+  hits: Hit[],
+  firstNumber: number,
+  wanted: Wanted,
+  found: Found,
+): number {
+  const lines = hits.length > 0 && wanted.maxLines > 0 ? text.split("\n") : [];
+  let [number, at, shown] = [0, 0, 0];
+  for (const { start, end } of hits) {
+    if (found.lines.length >= wanted.maxLines) break;
+    for (; at < start; at = endOfLine(text, at) + 1) number += 1;
+    const span = text.slice(start, end).split("\n").length;
+    const first = Math.max(shown, number - wanted.before);
+    const last = Math.min(
+      lines.length - (text.endsWith("\n") ? 2 : 1),
+      number + span - 1 + wanted.after,
+    );
+    for (let index = first; index <= last; index++)
+      found.lines.push({
+        number: firstNumber + index,
+        text: lines[index] ?? "",
+        isHit: index >= number && index < number + span,
+      });
+    shown = Math.max(shown, last + 1);
+  }
+  return lines.length > 0 ? lines.length - 1 : countIn(text);
+}
+
+function countIn(text: string): number {
+  let count = 0;
+  for (let at = text.indexOf("\n"); at >= 0; at = text.indexOf("\n", at + 1)) count += 1;
+  return count;
 }

@@ -5,17 +5,15 @@
  * config.limits.searchMs. What was left out, cut or could not be read is said in the result. Whether
  * a path is permitted was decided before (agent/permissions.ts).
  */
-import { existsSync, realpathSync, statSync } from "node:fs";
+import { existsSync, lstatSync, realpathSync, statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { z } from "zod";
 import { config } from "../config.ts";
 import { UsageError } from "../errors.ts";
 import type { Tool, ToolOutput, Workbench } from "../types.ts";
-import { shareOut } from "./crew.ts";
 import { globFilter, namesIn, splitPattern, typeFilter } from "./filter.ts";
-import { Pace } from "./pace.ts";
-import { type Finding, type Losses, nameOf, noLosses, type Share, type Task } from "./task.ts";
-import { insideOf, isSystemError, type Path, walk } from "./walk.ts";
+import { type Found, parseQuery, type Query, scanFile, type Wanted } from "./scan.ts";
+import { countUnreadable, insideOf, isSystemError, type Path, type Tally, walk } from "./walk.ts";
 
 const GLOB_FILES = 100;
 const GREP_FILES = 250;
@@ -94,32 +92,44 @@ function complain(path: string, code: string): string {
   return `${path} does not exist, ${known} does: look with Glob what is in it.`;
 }
 
-// ── The search ──────────────────────────────────────────────────────────────────────────────────
+// ── Pace ────────────────────────────────────────────────────────────────────────────────────────
 
-type Outcome = { findings: Finding[]; searched: number; losses: Losses; isOver: boolean };
+const pauseMs = 20;
 
-/** `onFinding` sees them in the order of their paths; those it gives back true for are kept. */
-async function search(
-  task: Task,
-  signal: AbortSignal,
-  pathsOf: (losses: Losses) => Iterator<Path>,
-): Promise<Outcome> {
-  const pace = new Pace(signal);
-  const losses = noLosses();
-  const outcome: Outcome = { findings: [], searched: 0, losses, isOver: false };
-  await shareOut(task, pathsOf(losses), pace, (share: Share) => {
-    outcome.findings.push(...share.findings);
-    outcome.searched += share.searched;
-    for (const kind of KINDS) losses[kind] += share.losses[kind];
-  });
-  outcome.isOver = pace.isOver;
-  return outcome;
+/** Lets the event loop run now and then, so that an abort is seen; says when the time is over. */
+function newPace(signal: AbortSignal): () => Promise<boolean> {
+  const end = performance.now() + config.limits.searchMs;
+  let next = performance.now() + pauseMs;
+  return async () => {
+    if (performance.now() < next) return false;
+    await new Promise((wake) => setImmediate(wake));
+    signal.throwIfAborted();
+    next = performance.now() + pauseMs;
+    return next > end;
+  };
 }
 
-const KINDS: readonly (keyof Losses)[] = ["ignored", "unreadable", "binary", "cut", "slow"];
+/** What was left out of a search, in numbers of files. */
+type Losses = Tally & { binary: number; cut: number; slow: number; isOver: boolean };
+const noLosses = (): Losses => ({
+  ignored: 0,
+  unreadable: 0,
+  binary: 0,
+  cut: 0,
+  slow: 0,
+  isOver: false,
+});
 
-const newestFirst = (findings: readonly Finding[]): Finding[] =>
-  findings.toSorted((a, b) => b.mtimeMs - a.mtimeMs);
+type Aged = { path: string; mtimeMs: number };
+
+const age = (path: Path): Aged => ({
+  path: String(path),
+  mtimeMs: lstatSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0,
+});
+const newestFirst = <One extends Aged>(files: readonly One[]): One[] =>
+  files.toSorted((a, b) => b.mtimeMs - a.mtimeMs);
+
+// ── Glob ────────────────────────────────────────────────────────────────────────────────────────
 
 async function runGlob(
   input: GlobInput,
@@ -131,56 +141,98 @@ async function runGlob(
   const { path: root, isFolder } = locate(resolve(from, base), workbench);
   if (!isFolder) throw new UsageError(`${root} is a file: Glob looks in folders.`);
   const range = { levels, named: namesIn(rest), workspace: workbench.roots[0] ?? "/" };
-  const outcome = await search({ kind: "glob", glob: rest, root }, signal, (losses) =>
-    walk(root, range, losses),
-  );
-  const files = newestFirst(outcome.findings);
+  const losses = noLosses();
+  const isTimeOver = newPace(signal);
+  const wanted = new Bun.Glob(rest);
+  const files: Aged[] = [];
+  for (const path of walk(root, range, losses)) {
+    if (wanted.match(insideOf(root, path))) files.push(age(path));
+    if ((losses.isOver = await isTimeOver())) break;
+  }
   const page = new Page(GLOB_FILES);
-  for (const { path } of files) page.add(nameOf(path, ""));
+  for (const { path } of newestFirst(files)) page.add(spell(path));
   if (files.length === 0)
-    page.note(`No file matches ${input.pattern} in ${from}.${hintOn(root, rest, outcome)}`);
+    page.note(`No file matches ${input.pattern} in ${from}.${hintOn(root, rest, losses)}`);
   if (page.isFull)
     page.note(
       `The newest ${page.length} of ${files.length} files; narrow pattern or path to see the others.`,
     );
-  return page.end(outcome);
+  return page.end(losses);
 }
 
-function hintOn(root: string, rest: string, outcome: Outcome): string {
+function hintOn(root: string, rest: string, losses: Losses): string {
   if (existsSync(resolve(root, rest))) return ` It is a folder: its files are ${rest}/**.`;
   if (!rest.includes("/") && !rest.includes("**")) return ` For any depth write **/${rest}.`;
-  return hidden(outcome);
+  return hidden(losses);
 }
+
+// ── Grep ────────────────────────────────────────────────────────────────────────────────────────
+
+type Match = Aged & { count: number; lines: string[] };
 
 async function runGrep(
   input: GrepInput,
   workbench: Workbench,
   signal: AbortSignal,
 ): Promise<string> {
-  const { output_mode: mode = "files_with_matches" } = input;
-  const [workspace = "/"] = workbench.roots;
-  const place = locate(input.path ?? "", workbench);
-  const task: Task = {
-    kind: "grep",
-    pattern: input.pattern,
-    ignoreCase: input["-i"] ?? false,
-    multiline: input.multiline ?? false,
-    mode,
-    before: input["-B"] ?? input["-C"] ?? 0,
-    after: input["-A"] ?? input["-C"] ?? 0,
-    lineNumbers: input["-n"] ?? true,
-    workspace,
-    maxChars: config.limits.resultChars,
+  const { output_mode: mode = "files_with_matches", "-C": around = 0 } = input;
+  const query = parseQuery(input.pattern, input["-i"] ?? false, input.multiline ?? false);
+  const limit = input.head_limit || (mode === "content" ? Infinity : GREP_FILES);
+  const wanted: Wanted = {
+    first: mode === "files_with_matches",
+    before: input["-B"] ?? around,
+    after: input["-A"] ?? around,
+    maxLines: mode === "content" ? config.limits.resultChars : 0,
   };
-  const outcome = await search(task, signal, (losses) => filesOf(place, input, workspace, losses));
-  const page = new Page(input.head_limit || (mode === "content" ? Infinity : GREP_FILES));
-  const found = mode === "files_with_matches" ? newestFirst(outcome.findings) : outcome.findings;
-  for (const { path, matches, lines } of found) {
-    if (mode === "content") for (const line of lines) page.add(line);
-    else page.add(nameOf(path, workspace) + (mode === "count" ? `:${matches}` : ""));
+  const losses = noLosses();
+  const [workspace = "/"] = workbench.roots;
+  const paths = filesOf(locate(input.path ?? "", workbench), input, workspace, losses);
+  const isTimeOver = newPace(signal);
+  const matches: Match[] = [];
+  let searched = 0;
+  for (const path of paths) {
+    searched += 1;
+    const found = await lookInto(path, query, wanted, losses, isTimeOver);
+    if (found && found.count > 0) {
+      const name = nameOf(path, workspace);
+      const lines = spellLines(name, found, input["-n"] ?? true);
+      matches.push({ ...age(path), path: name, count: found.count, lines });
+    }
+    if (losses.isOver || (losses.isOver = await isTimeOver())) break;
   }
-  for (const note of summaryOf(outcome, page, mode)) page.note(note);
-  return page.end(outcome);
+  const page = new Page(limit);
+  for (const match of wanted.first ? newestFirst(matches) : matches) addMatch(page, match, mode);
+  const note = summaryOf(matches, searched, losses, page, mode);
+  if (note) page.note(note);
+  return page.end(losses);
+}
+
+/** null where the file cannot be read, or the time is over. */
+async function lookInto(
+  path: Path,
+  query: Query,
+  wanted: Wanted,
+  losses: Losses,
+  isTimeOver: () => Promise<boolean>,
+): Promise<Found | null> {
+  const scan = scanFile(path, query, wanted);
+  try {
+    for (let step = scan.next(); ; step = scan.next()) {
+      if (step.done) {
+        const { isBinary, isCut, isSlow } = step.value;
+        losses.binary += Number(isBinary);
+        losses.cut += Number(isCut);
+        losses.slow += Number(isSlow);
+        return step.value;
+      }
+      if ((losses.isOver = await isTimeOver())) return null;
+    }
+  } catch (error) {
+    countUnreadable(error, losses);
+    return null;
+  } finally {
+    scan.return({ lines: [], count: 0, isBinary: false, isSlow: false, isCut: false });
+  }
 }
 
 function* filesOf(
@@ -203,32 +255,60 @@ function* filesOf(
 
 // ── Results ─────────────────────────────────────────────────────────────────────────────────────
 
-function summaryOf(
-  { findings, searched, ...outcome }: Outcome,
-  page: Page,
-  mode: string,
-): string[] {
-  if (searched === 0) return [`No file fits path, glob and type.${hidden(outcome)}`];
-  if (findings.length === 0) return [`No match in ${searched} files.${hidden(outcome)}`];
-  if (!page.isFull) return [];
-  const matches = findings.reduce((sum, finding) => sum + finding.matches, 0);
-  const files = `${findings.length} files`;
-  const all = mode === "files_with_matches" ? files : `${matches} lines of ${files}`;
-  return [
-    `Cut after ${page.length} ${mode === "content" ? "lines" : "files"}: ${all} match. Raise head_limit, or narrow with path, glob or type.`,
-  ];
+/** Relative to the workspace where it is in there. */
+function nameOf(path: Path, workspace: string): string {
+  const text = String(path);
+  return spell(text.startsWith(`${workspace}/`) ? insideOf(workspace, text) : text);
 }
 
-const hidden = ({ losses }: Pick<Outcome, "losses">): string =>
-  losses.ignored > 0
-    ? ` Ignore files hide ${losses.ignored} entries; to look into one, name it in path.`
-    : "";
+/** In one line, whatever is in the path. */
+const spell = (path: string): string =>
+  path.replace(/[\p{Cc}\u2028\u2029]/gu, (char) => JSON.stringify(char).slice(1, -1));
+
+const LINE_CHARS = 500;
+
+/** As ripgrep prints them: `path:12:text`, with `-` for context and `--` between what is apart. */
+function spellLines(name: string, { lines }: Found, isNumbered: boolean): string[] {
+  let last = lines[0]?.number ?? 0;
+  return lines.flatMap(({ number, text, isHit }) => {
+    const mark = isHit ? ":" : "-";
+    const cut = text.length > LINE_CHARS ? ` [${text.length} characters]` : "";
+    const line = `${name}${mark}${isNumbered ? `${number}${mark}` : ""}${text.slice(0, LINE_CHARS)}${cut}`;
+    const isApart = number > last + 1;
+    last = number;
+    return isApart && lines.some((one) => !one.isHit) ? ["--", line] : [line];
+  });
+}
+
+function addMatch(page: Page, { path, count, lines }: Match, mode: string): void {
+  if (mode === "content") for (const line of lines) page.add(line);
+  else page.add(mode === "count" ? `${path}:${count}` : path);
+}
+
+function summaryOf(
+  matches: readonly Match[],
+  searched: number,
+  losses: Losses,
+  page: Page,
+  mode: string,
+): string | null {
+  if (searched === 0) return `No file fits path, glob and type.${hidden(losses)}`;
+  if (matches.length === 0) return `No match in ${searched} files.${hidden(losses)}`;
+  if (!page.isFull) return null;
+  const files = `${matches.length} files`;
+  const lines = matches.reduce((sum, match) => sum + match.count, 0);
+  const all = mode === "files_with_matches" ? files : `${lines} lines of ${files}`;
+  return `Cut after ${page.length} ${mode === "content" ? "lines" : "files"}: ${all} match. Raise head_limit, or narrow with path, glob or type.`;
+}
+
+const hidden = ({ ignored }: Losses): string =>
+  ignored > 0 ? ` Ignore files hide ${ignored} entries; to look into one, name it in path.` : "";
 
 const LOSSES: [keyof Losses, string][] = [
   ["unreadable", "could not be read"],
   ["binary", "matched but hold no text; grep -a in Bash shows them"],
-  ["cut", "were searched in part: they are too large, or have lines that are"],
-  ["slow", "were given up: the pattern takes too long there, simplify it"],
+  ["cut", "were too large to be looked at in one piece: matches and context end at the seams"],
+  ["slow", "took the pattern too long and may hold more: simplify it"],
 ];
 
 /** Kept free in a result for notes. */
@@ -262,14 +342,12 @@ class Page {
     this.#notes.push(this.length > 0 ? `[${text}]` : text);
   }
 
-  end({ losses, isOver }: Outcome): string {
-    for (const [kind, what] of LOSSES) {
-      if (losses[kind] > 0) this.note(`Files that ${what}: ${losses[kind]}.`);
-    }
-    const seconds = config.limits.searchMs / 1000;
-    if (isOver)
+  end(losses: Losses): string {
+    for (const [kind, what] of LOSSES)
+      if (Number(losses[kind]) > 0) this.note(`Files that ${what}: ${losses[kind]}.`);
+    if (losses.isOver)
       this.note(
-        `Stopped after ${seconds} s, before all was searched: narrow with path, glob or type.`,
+        `Stopped after ${config.limits.searchMs / 1000} s, before all was searched: narrow with path, glob or type.`,
       );
     return [...this.#lines, ...this.#notes].join("\n");
   }

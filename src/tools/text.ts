@@ -1,15 +1,17 @@
 /**
- * Bytes and text: what a file holds, how it is encoded, and which of its lines resemble what was
+ * Bytes and text: how a file is encoded, what is no text, and which of its lines resemble what was
  * looked for in vain.
  *
  * Invariant: `encode(decode(bytes))` is `bytes`, whatever they are, so that an edit leaves everything
- * outside its span as it was. What is neither UTF-8 nor marked as UTF-16 is taken for Windows-1252,
- * where every byte is one character. Searches are bounded in time; nothing here touches a file.
+ * outside its span as it was. What is neither UTF-8 nor valid, marked UTF-16 is taken for
+ * Windows-1252, where every byte is one character. Nothing here touches a file.
  */
+import { UsageError } from "../errors.ts";
 import type { ImageType } from "../types.ts";
 
 export type Encoding = "utf-8" | "utf-16le" | "utf-16be" | "windows-1252";
-export type Form = { encoding: Encoding; bom: boolean };
+/** What a text does not hold itself; `crlf`: all of its line ends are CRLF. */
+export type Form = { encoding: Encoding; bom: boolean; crlf: boolean };
 export type Text = Form & { text: string };
 
 const MARKS: [Encoding, string][] = [
@@ -18,63 +20,60 @@ const MARKS: [Encoding, string][] = [
   ["utf-16be", "\xfe\xff"],
 ];
 
-/** How `bytes` are encoded. `more`: they are only the beginning, and may end inside a character. */
-export function formOf(bytes: Buffer, more = false): Form {
+/** What Windows-1252 has at 0x80–0x9f, where Latin-1 has control characters. */
+const HIGH = "€\x81‚ƒ„…†‡ˆ‰Š‹Œ\x8dŽ\x8f\x90‘’“”•–—˜™š›œ\x9džŸ";
+
+/** The text, with LF where all line ends are CRLF. `more`: `bytes` may end inside a character. */
+export function decode(bytes: Buffer, more = false): Text {
   const start = bytes.toString("latin1", 0, 3);
   const marked = MARKS.find(([, mark]) => start.startsWith(mark))?.[0];
-  if (marked?.startsWith("utf-16") && (more || bytes.length % 2 === 0))
-    return { encoding: marked, bom: true };
+  const held = (text: string, encoding: Encoding, bom: boolean): Text => {
+    const crlf = isCrlf(text);
+    return { text: crlf ? toLf(text) : text, encoding, bom, crlf };
+  };
+  const encoding = marked ?? "utf-8";
   try {
-    new TextDecoder("utf-8", { fatal: true }).decode(bytes, { stream: more });
-    return { encoding: "utf-8", bom: marked === "utf-8" };
+    const text = new TextDecoder(encoding, { fatal: true }).decode(bytes, { stream: more });
+    return held(text, encoding, marked !== undefined);
   } catch {
-    // Not UTF-8: that is the answer, not a failure.
-    return { encoding: "windows-1252", bom: false };
+    // Not in that encoding: that is an answer, not a failure.
+    return held(new TextDecoder("windows-1252").decode(bytes), "windows-1252", false);
   }
 }
 
-/** The text without its byte order mark. */
-export function decode(bytes: Buffer): Text {
-  const form = formOf(bytes);
-  const body = bytes.subarray(form.bom ? (form.encoding === "utf-8" ? 3 : 2) : 0);
-  // Buffer keeps lone surrogates, which TextDecoder would replace.
-  if (form.encoding === "utf-16le") return { ...form, text: body.toString("utf16le") };
-  if (form.encoding === "utf-16be")
-    return { ...form, text: Buffer.from(body).swap16().toString("utf16le") };
-  return { ...form, text: new TextDecoder(form.encoding, { ignoreBOM: true }).decode(body) };
-}
-
-/** The bytes of `text` in that form; `unencodable` has said before that all of it fits. */
-export function encode(text: string, { encoding, bom }: Form): Buffer {
-  if (encoding === "windows-1252") return Buffer.from(bytesOf1252(text));
-  const marked = bom && !text.startsWith("\ufeff") ? "\ufeff" + text : text;
-  if (encoding === "utf-8") return Buffer.from(marked, "utf8");
-  const bytes = Buffer.from(marked, "utf16le");
+/** The bytes of `text` in that form. Throws a UsageError where the encoding lacks a character. */
+export function encode(text: string, { encoding, bom, crlf }: Form): Buffer {
+  const bad = lacking(text, encoding);
+  if (bad !== null)
+    throw new UsageError(
+      encoding === "windows-1252"
+        ? `The file is not UTF-8 and taken for Windows-1252, which has no ${bad} (${codeOf(bad)}): convert it with \`iconv\` in Bash first, or do without that character.`
+        : `The text has half a character (${codeOf(bad)}, one of a surrogate pair): write it whole.`,
+    );
+  const whole = (bom ? "\ufeff" : "") + (crlf ? toCrlf(text) : text);
+  if (encoding === "utf-8") return Buffer.from(whole);
+  if (encoding === "windows-1252") {
+    const byteOf = (char: string) => String.fromCharCode(0x80 + HIGH.indexOf(char));
+    return Buffer.from(whole.replace(/[^\0-\xff]/g, byteOf), "latin1");
+  }
+  const bytes = Buffer.from(whole, "utf16le");
   return encoding === "utf-16be" ? bytes.swap16() : bytes;
 }
 
 /** The first character that the encoding cannot hold, or null. */
-export function unencodable(text: string, encoding: Encoding): string | null {
-  if (encoding === "windows-1252") {
-    const bad = bytesOf1252(text).indexOf(UNKNOWN);
-    return bad < 0 ? null : String.fromCodePoint(text.codePointAt(bad) ?? 0);
-  }
-  return text.isWellFormed() ? null : (text.match(/\p{Surrogate}/u)?.[0] ?? null);
+export function lacking(text: string, encoding: Encoding): string | null {
+  const foreign =
+    encoding === "windows-1252" ? new RegExp(`[^\\0-\\x7f\\xa0-\\xff${HIGH}]`, "u") : /\p{Cs}/u;
+  return text.match(foreign)?.[0] ?? null;
 }
 
-const UNKNOWN = 0x100;
+const codeOf = (char: string) =>
+  `U+${char.codePointAt(0)?.toString(16).toUpperCase().padStart(4, "0")}`;
 
-function bytesOf1252(text: string): Uint16Array {
-  const high = Uint8Array.from({ length: 128 }, (_, i) => 128 + i);
-  const chars = new TextDecoder("windows-1252").decode(high);
-  const byteOf = new Map(Array.from(chars, (char, i) => [char.charCodeAt(0), 128 + i]));
-  const bytes = new Uint16Array(text.length);
-  for (let i = 0; i < text.length; i++) {
-    const code = text.charCodeAt(i);
-    bytes[i] = code < 128 ? code : (byteOf.get(code) ?? UNKNOWN);
-  }
-  return bytes;
-}
+/** Whether there are line ends, and all are CRLF. */
+export const isCrlf = (text: string) => text.includes("\n") && !/(?<!\r)\n/.test(text);
+export const toLf = (text: string) => text.replaceAll("\r\n", "\n");
+export const toCrlf = (text: string) => text.replaceAll("\n", "\r\n");
 
 // ── What is no text ─────────────────────────────────────────────────────────────────────────────
 
@@ -111,37 +110,17 @@ export function magicOf(bytes: Buffer): string | null {
   return hit?.[2] ?? null;
 }
 
-/** An image that models take, by its bytes, and its size in pixels where that is cheap to find. */
-export function pictureOf(bytes: Buffer): { mediaType: ImageType; pixels: string } | null {
-  const head = bytes.toString("latin1", 0, 16);
-  if (bytes.length < 30) return null;
-  if (head.startsWith("\x89PNG\r\n\x1a\n"))
-    return {
-      mediaType: "image/png",
-      pixels: `${bytes.readUInt32BE(16)}×${bytes.readUInt32BE(20)}`,
-    };
-  if (/^GIF8[79]a/.test(head) && bytes.includes(0))
-    return { mediaType: "image/gif", pixels: `${bytes.readUInt16LE(6)}×${bytes.readUInt16LE(8)}` };
-  if (head.startsWith("\xff\xd8\xff"))
-    return { mediaType: "image/jpeg", pixels: jpegPixels(bytes) };
-  if (head.startsWith("RIFF") && head.startsWith("WEBP", 8))
-    return { mediaType: "image/webp", pixels: "" };
-  return null;
+/** The kind of image that models take, by the bytes; what has no NUL only begins like one. */
+export function imageTypeOf(bytes: Buffer): ImageType | null {
+  const head = bytes.toString("latin1", 0, 12);
+  if (bytes.length < 30 || !bytes.includes(0)) return null;
+  if (head.startsWith("\x89PNG\r\n\x1a\n")) return "image/png";
+  if (head.startsWith("\xff\xd8\xff")) return "image/jpeg";
+  if (/^GIF8[79]a/.test(head)) return "image/gif";
+  return head.startsWith("RIFF") && head.endsWith("WEBP") ? "image/webp" : null;
 }
 
-/** A JPEG is a row of segments; the one that starts a frame (SOF) has the size. */
-function jpegPixels(bytes: Buffer): string {
-  let at = 2;
-  while (at + 9 < bytes.length && bytes[at] === 0xff) {
-    const marker = bytes.readUInt8(at + 1);
-    if (marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker))
-      return `${bytes.readUInt16BE(at + 7)}×${bytes.readUInt16BE(at + 5)}`;
-    at += marker === 0xff ? 1 : 2 + bytes.readUInt16BE(at + 2);
-  }
-  return "";
-}
-
-// ── What resembles it ───────────────────────────────────────────────────────────────────────────
+// ── Lines ───────────────────────────────────────────────────────────────────────────────────────
 
 /** The line breaks in [from, to). */
 export function countBreaks(text: string, from = 0, to = text.length): number {
@@ -154,84 +133,52 @@ export function countBreaks(text: string, from = 0, to = text.length): number {
 export const countLines = (text: string): number =>
   countBreaks(text) + (text === "" || text.endsWith("\n") ? 0 : 1);
 
-/** From a span to the whole lines it touches, and `context` lines more on either side. */
-export function widen(text: string, from: number, to: number, context: number): [number, number] {
-  let [start, end] = [from + 1, Math.max(0, to - 1)];
-  for (let i = 0; i <= context; i++) {
-    start = start < 2 ? 0 : text.lastIndexOf("\n", start - 2) + 1;
-    end = text.indexOf("\n", end) + 1 || text.length;
-  }
-  return [start, end];
+/** As `cat -n` does it. */
+export const numbered = (lines: readonly string[], first: number): string =>
+  lines.map((line, i) => `${String(first + i).padStart(6)}\t${line.replace(/\r$/, "")}`).join("\n");
+
+/** Lines from `from` to `to` (from 0, not included), numbered, cut to what an eye takes in. */
+export function excerpt(text: string, from: number, to: number): string {
+  const lines = text.replace(/\n$/, "").split("\n");
+  const first = Math.max(0, from);
+  const shown = lines.slice(first, Math.min(to, first + 30));
+  return numbered(
+    shown.map((line) => (line.length > 300 ? `${line.slice(0, 300)}…` : line)),
+    first + 1,
+  );
 }
 
-/** Why `wanted` is not in `text`, where its spelling as a whole is at fault; null: it is not. */
-export function misspelling(text: string, wanted: string): string | null {
-  const lines = wanted.split("\n").filter((line) => line.trim() !== "");
-  if (lines.length > 0 && lines.every((line) => /^\s*\d+(\t|→)/.test(line)))
-    return "It holds the line numbers that Read prints: leave them and the tab after them out.";
-  const unescaped = wanted.replace(/\\([ntr"'`\\/])/g, (_, c: string) => ESCAPES[c] ?? c);
-  if (unescaped !== wanted && text.includes(unescaped))
-    return 'It is escaped once too often: write \\n, \\t, \\" and the like as the characters themselves.';
-  const breaks = wanted.replaceAll("\n", "\\n").replaceAll("\t", "\\t");
-  const escaped = [breaks, JSON.stringify(wanted).slice(1, -1)];
-  if (escaped.some((one) => one !== wanted && text.includes(one)))
-    return 'The file has it escaped, with \\n, \\t or \\" spelt out: repeat those backslashes.';
-  return null;
-}
+// ── What resembles it ───────────────────────────────────────────────────────────────────────────
 
-const ESCAPES: Record<string, string> = { n: "\n", t: "\t", r: "\r" };
-
-/** Lines of a file, the first of them numbered `first`, and how they differ from those wanted. */
-export type Near = { first: number; lines: string[]; differences: string[] };
-
-const SHOWN_LINES = 10;
 const SEARCH_CHARS = 16_000_000;
 
-/** The part of `text` most like `wanted`, or null where nothing is; both have LF line ends. */
-export function nearest(text: string, wanted: string): Near | null {
-  const lines = wanted.replace(/\n$/, "").split("\n");
+/** The part of `text` most like `wanted` and how it differs, in words; null: nothing is like it. */
+export function nearest(text: string, wanted: string): string | null {
   const searched = text.slice(0, SEARCH_CHARS);
-  const low = searched.toLowerCase();
+  const lines = wanted.replace(/\n$/, "").split("\n");
+  const start = bestStart(searched.toLowerCase(), lines);
+  if (start === null) return null;
+  const found = searched
+    .replace(/\n$/, "")
+    .split("\n")
+    .slice(start, start + lines.length);
+  const differing = lines.flatMap((line, i) => {
+    const why = difference(found[i], line, i === 0, i === lines.length - 1);
+    return why === null ? [] : [{ row: start + i, why: `line ${start + i + 1}: ${why}` }];
+  });
+  const from = (differing[0]?.row ?? start) - 3;
+  const region = excerpt(searched, from, Math.min(from + 10, start + lines.length + 2));
+  const reasons = differing.slice(0, 3).map(({ why }) => why);
+  const differences = reasons.join("; ") || "the file lacks the line break at the end";
+  return `The nearest text:\n${region}\nWhat differs: ${differences}.`;
+}
+
+/** The line (from 0) at which most terms of `lines`, weighed by rarity, stand where they should. */
+function bestStart(low: string, lines: readonly string[]): number | null {
   // Runs of four characters find misspelt words, and scripts without spaces.
   const terms = [/[\p{L}\p{N}_]{3,80}/gu, /\S{4}/gu].flatMap((term) => termsOf(lines, term));
-  const start = bestStart(low, terms);
-  if (start === null) return null;
-  const all = searched.replace(/\n$/, "").split("\n");
-  const differing = lines
-    .map((line, i) => ({
-      i,
-      why: difference(all[start + i], line, i === 0, i === lines.length - 1),
-    }))
-    .filter(({ why }) => why !== null);
-  const differences = differing.slice(0, 3).map(({ i, why }) => `line ${start + i + 1}: ${why}`);
-  if (differences.length === 0) differences.push("the file lacks the line break at the end");
-  const from = Math.max(0, start + (differing[0]?.i ?? 0) - 3);
-  const to = Math.min(from + SHOWN_LINES, start + lines.length + 2);
-  return { first: from + 1, lines: all.slice(from, to), differences };
-}
-
-/** A term, and the line of the wanted text it stands in. */
-type Term = [string, number];
-
-/** The longest that `pattern` finds, each once: the rarer one is, the better it tells its line. */
-function termsOf(lines: readonly string[], pattern: RegExp): Term[] {
-  const terms = new Map<string, number>();
-  lines.forEach((line, i) => {
-    for (const [term] of line.toLowerCase().matchAll(pattern))
-      if (!terms.has(term)) terms.set(term, i);
-  });
-  return [...terms].toSorted((a, b) => b[0].length - a[0].length).slice(0, 16);
-}
-
-/** The line (from 0) where most terms, weighed by rarity, would stand at their place. */
-function bestStart(low: string, terms: readonly Term[]): number | null {
-  const hits = terms.flatMap(([term, line]) => {
-    const found: number[] = [];
-    let at = low.indexOf(term);
-    while (at >= 0 && found.length < 400) {
-      found.push(at);
-      at = low.indexOf(term, at + term.length);
-    }
+  const hits = terms.flatMap(({ term, line }) => {
+    const found = placesOf(low, term, 400, term.length);
     return found.map((at) => ({ at, line, weight: 1 / found.length }));
   });
   const scores = new Map<number, { weight: number; count: number }>();
@@ -246,6 +193,28 @@ function bestStart(low: string, terms: readonly Term[]): number | null {
   return best && best[1].count * 3 >= terms.length ? Math.max(0, best[0]) : null;
 }
 
+/** The longest that `pattern` finds, each once, with its line: long ones are rare, and tell most. */
+function termsOf(lines: readonly string[], pattern: RegExp): { term: string; line: number }[] {
+  const terms = new Map<string, number>();
+  lines.forEach((text, line) => {
+    for (const [term] of text.toLowerCase().matchAll(pattern))
+      if (!terms.has(term)) terms.set(term, line);
+  });
+  const longest = [...terms].toSorted((a, b) => b[0].length - a[0].length).slice(0, 16);
+  return longest.map(([term, line]) => ({ term, line }));
+}
+
+/** Where `wanted` begins in `text`, `max` times at most; matches are at least `step` apart. */
+export function placesOf(text: string, wanted: string, max: number, step = 1): number[] {
+  const found: number[] = [];
+  let at = text.indexOf(wanted);
+  while (at >= 0 && found.length < max) {
+    found.push(at);
+    at = text.indexOf(wanted, at + step);
+  }
+  return found;
+}
+
 /** How a line differs from the wanted one, whose first may begin and last may end inside it. */
 function difference(
   line: string | undefined,
@@ -254,32 +223,20 @@ function difference(
   isLast: boolean,
 ): string | null {
   if (line === undefined) return "the file has ended before it";
-  const shift = isFirst
-    ? Math.max(0, line.toLowerCase().indexOf(wanted.slice(0, 4).toLowerCase()))
-    : 0;
+  const start = isFirst ? line.toLowerCase().indexOf(wanted.slice(0, 4).toLowerCase()) : 0;
+  const shift = Math.max(0, start);
   const file = line.slice(shift);
   if (file === wanted || (isLast && file.startsWith(wanted))) return null;
   let at = 0;
   while (at < wanted.length && file[at] === wanted[at]) at++;
-  const only = LIKENESSES.find(([, same]) => same(file) === same(wanted))?.[0] ?? "";
-  return `differs${only} at column ${shift + at + 1}: ${quote(file, at)} in the file, ${quote(wanted, at)} in old_string`;
+  return `differs at column ${shift + at + 1}: ${quote(file, at)} in the file, ${quote(wanted, at)} in old_string`;
 }
 
-/** In what alone two lines differ that one of these makes the same. */
-const LIKENESSES: [string, (line: string) => string][] = [
-  [" in trailing white space", (line) => line.trimEnd()],
-  [" in white space", (line) => line.replace(/\s+/g, "")],
-  [" in case", (line) => line.toLowerCase()],
-  [" in Unicode form (composed against decomposed)", (line) => line.normalize()],
-  [" in look-alike characters", (line) => line.normalize("NFKC").replace(/[‘’“”"'`´‐-―-]/g, "'")],
-];
-
-/** The text around `at`, and the code point there where it could be mistaken for another. */
+/** The text around `at`, and the character there by name where it could be mistaken for another. */
 function quote(line: string, at: number): string {
-  const char = line.codePointAt(at);
-  const around = line.slice(Math.max(0, at - 4), at + 16).toWellFormed();
-  if (char === undefined) return at > 0 ? `nothing after \`${around}\`` : "nothing";
-  const code = `U+${char.toString(16).toUpperCase().padStart(4, "0")}`;
-  const name = char === 9 ? "a tab" : char === 32 ? "a space" : code;
-  return `\`${around}\`${char < 0x21 || char > 0x7e ? ` (${name})` : ""}`;
+  const char = line.slice(at, at + 2).match(/./su)?.[0];
+  const around = `\`${line.slice(Math.max(0, at - 4), at + 16)}\``;
+  if (char === undefined) return at > 0 ? `nothing after ${around}` : "nothing";
+  if (/[!-~]/.test(char)) return around;
+  return `${around} (${char === "\t" ? "a tab" : char === " " ? "a space" : codeOf(char)})`;
 }

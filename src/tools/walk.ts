@@ -46,7 +46,7 @@ export function* walk(root: string, range: Range, tally: Tally): Generator<Path>
     const isFolder = entry.isDirectory();
     if (isFolder ? stack.length >= range.levels : !entry.isFile()) continue;
     const path = pathOf(top.path, entry.raw ?? entry.name);
-    const isShown = !isHidden(top.rules, entry.name, String(path).slice(site.skip), isFolder);
+    const isShown = !isHidden(top.rules, entry.name, path, isFolder, site.skip);
     if (!isShown) tally.ignored++;
     if (!isShown && !range.named.has(entry.name)) continue;
     // Rules that hide a folder as a whole say nothing about what is in it.
@@ -76,9 +76,7 @@ function list(path: Path): Entry[] {
   return readdirSync(path, { encoding: "buffer" }).flatMap((raw) => describe(path, raw) ?? []);
 }
 
-const KINDS = [
-  "isFile",
-  "isDirectory",
+const OTHER_KINDS = [
   "isSymbolicLink",
   "isFIFO",
   "isSocket",
@@ -87,7 +85,8 @@ const KINDS = [
 ] as const;
 
 /** Some file systems do not tell with its name what an entry is. */
-const hasKind = (entry: Dirent): boolean => KINDS.some((kind) => entry[kind]());
+const hasKind = (entry: Dirent): boolean =>
+  entry.isFile() || entry.isDirectory() || OTHER_KINDS.some((kind) => entry[kind]());
 
 function describe(folder: Path, raw: Buffer): Entry | null {
   const name = raw.toString();
@@ -147,12 +146,18 @@ type Shape = { name?: string; form?: string; folder?: string };
 
 const blank = (): Ignore => ignore({ ignorecase: false });
 
-function isHidden(rules: Rules, name: string, inside: string, isFolder: boolean): boolean {
+function isHidden(
+  rules: Rules,
+  name: string,
+  path: Path,
+  isFolder: boolean,
+  skip: number,
+): boolean {
   const isSuspect =
     rules.names.has(name) ||
     rules.form.test(name) ||
-    rules.folders.some((folder) => inside.includes(folder));
-  return isSuspect && rules.all.ignores(isFolder ? `${inside}/` : inside);
+    rules.folders.some((folder) => path.includes(folder));
+  return isSuspect && rules.all.ignores(String(path).slice(skip) + (isFolder ? "/" : ""));
 }
 
 /** The root of the repository that `folder` is in; else the workspace, if that is above it. */
