@@ -3,7 +3,7 @@ import { describe, expect, test } from "bun:test";
 import { config } from "../src/config.ts";
 import { ProviderError } from "../src/errors.ts";
 import { AttemptError, OverflowError, type Endpoint } from "../src/models/failure.ts";
-import { resolveModel, type ResolveOptions } from "../src/models/registry.ts";
+import { resolveModel } from "../src/models/registry.ts";
 import { withRetries, type Clock, type Limits } from "../src/models/retry.ts";
 import type { AssistantPart, Delta, Message, ModelAnswer, ModelRequest } from "../src/types.ts";
 import { framesOf, sse, startScripted, type Reply, type Scripted, type Wire } from "./scripted.ts";
@@ -22,15 +22,26 @@ const saying = (...messages: Message[]): ModelRequest => ({ ...hello, messages }
 
 type Heard = ModelAnswer & { deltas: Delta[]; said: string };
 
+/** Opens a model under other limits than the config's. */
+async function openWithin(limits: Partial<Limits>, name: string, env: Record<string, string>) {
+  const before = config.limits;
+  config.limits = { ...before, ...limits };
+  try {
+    return await resolveModel(name, env);
+  } finally {
+    config.limits = before;
+  }
+}
+
 async function ask(
   server: Scripted,
   wire: Wire,
   request = hello,
-  options: ResolveOptions = {},
+  limits: Partial<Limits> = {},
   env: Record<string, string> = {},
   name = `${wire}/m`,
 ): Promise<Heard> {
-  const model = await resolveModel(name, { ...server.env(wire), ...env }, options);
+  const model = await openWithin(limits, name, { ...server.env(wire), ...env });
   return await hear(model.stream(request, AbortSignal.timeout(8000)));
 }
 
@@ -806,6 +817,36 @@ test("anthropic: cache counts, and arguments that come whole at the start of a b
   ]);
 });
 
+test("anthropic: thinking without a text is kept for its signature, and goes back unchanged", async () => {
+  using server = startScripted([
+    { thinking: [], calls: [{ id: "c", name: "Read", input: {} }] },
+    { text: "ok" },
+  ]);
+  const { parts, deltas } = await ask(server, "anthropic");
+  const signature = "scripted-signature";
+  expect(parts[0]).toEqual({ type: "thinking", text: "", provider: "anthropic", signature });
+  expect(deltas.map(({ type }) => type)).not.toContain("thinking_delta");
+  const next = saying(
+    ...hello.messages,
+    { role: "assistant", parts },
+    { role: "user", parts: [result("c")] },
+  );
+  await ask(server, "anthropic", next);
+  expect(server.requests[1]!.json.messages[1].content).toEqual([
+    { type: "thinking", thinking: "", signature },
+    { type: "tool_use", id: "c", name: "Read", input: {} },
+  ]);
+});
+
+test("openai: a server that contradicts itself is not asked for ever", async () => {
+  using server = startScripted(({ json }) => {
+    const verb = "reasoning_content" in json.messages[2] ? "is refused" : "is missing";
+    return { status: 400, body: { error: { message: `reasoning_content ${verb}` } } };
+  });
+  expect(String(await caught(ask(server, "openai", tired)))).toMatch(/refused the request \(400\)/);
+  expect(server.requests.length).toBeLessThan(10);
+});
+
 test("anthropic: blocks grow by their index", async () => {
   const start = (index: number) =>
     data({
@@ -1312,11 +1353,8 @@ describe.each(wires)("%s: a sentence for", (wire) => {
 test("a local server that is not there is to be started", async () => {
   const server = startScripted([]);
   server.stop();
-  const model = await resolveModel(
-    "ollama/qwen3:8b",
-    { OLLAMA_BASE_URL: server.url },
-    { retryForMs: 0 },
-  );
+  const env = { OLLAMA_BASE_URL: server.url };
+  const model = await openWithin({ retryForMs: 0 }, "ollama/qwen3:8b", env);
   const error = await caught(hear(model.stream(hello, AbortSignal.timeout(5000))));
   expect(String(error)).toMatch(/Start it with `ollama serve`/);
 });

@@ -35,7 +35,7 @@ const request: ModelRequest = {
 
 /** The one request that a model of this name sends. */
 async function sentTo(server: Scripted, name: string | null, env: Env) {
-  const model = await resolveModel(name, { ...nowhere, ...env }, { retryForMs: 0 });
+  const model = await resolveModel(name, { ...nowhere, ...env });
   for await (const output of model.stream(request, AbortSignal.timeout(5000)))
     if (output.type === "answer") break;
   return server.requests.at(-1)!;

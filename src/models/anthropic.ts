@@ -3,37 +3,20 @@
  *
  * Converts at this boundary and nowhere else. The order tools → system → messages is the order of
  * the prompt's cache; breakpoints stand at the end of each and move only forward, so that every
- * request reads what the one before it wrote. Thinking goes back unchanged, and only to the
- * provider it came from.
+ * request reads what the one before it wrote. Thinking goes back unchanged, be its text empty, and
+ * only to the provider it came from.
  */
 import Anthropic from "@anthropic-ai/sdk";
 import { config } from "../config.ts";
-import type {
-  AssistantPart,
-  Delta,
-  ImagePart,
-  Model,
-  ModelAnswer,
-  ModelRequest,
-  StopReason,
-  ToolResultPart,
-  UserPart,
-} from "../types.ts";
-import { AttemptError, failureIn, fetchOrFail, type Endpoint } from "./failure.ts";
-import { arrange, idsIn, toCall, wellFormed } from "./repair.ts";
-import { withRetries, type Limits } from "./retry.ts";
-import { countOf, readEvents, recordOf, recordsOf, textOf, type Json } from "./sse.ts";
-
-type Body = Anthropic.MessageCreateParamsStreaming;
-type Block = Anthropic.ContentBlockParam;
+import type { Delta, ImagePart, ModelRequest, ToolResultPart, Usage } from "../types.ts";
+import { quietly, type Endpoint } from "./failure.ts";
+import { countOf, recordOf, recordsOf, textOf, type Json } from "./json.ts";
+import { arrange, type Part } from "./repair.ts";
+import { grow, newBlock, type Block, type Reply, type Wire } from "./wire.ts";
 
 const ephemeral = { type: "ephemeral" } as const;
 
-export function openAnthropic(
-  endpoint: Endpoint,
-  facts: Pick<Model, "id" | "contextTokens" | "price">,
-  limits: Limits,
-): Model {
+export function openAnthropic(endpoint: Endpoint): Wire {
   const { key, keyVariable } = endpoint;
   const isToken = keyVariable === "ANTHROPIC_AUTH_TOKEN";
   const client = new Anthropic({
@@ -41,56 +24,38 @@ export function openAnthropic(
     // The SDK sends a bearer token; servers that speak this API know the documented header.
     defaultHeaders: isToken || key === null ? {} : { "x-api-key": key },
     baseURL: endpoint.baseUrl,
-    maxRetries: 0,
-    timeout: 2 ** 31 - 1,
-    logLevel: "off",
+    ...quietly,
     openTelemetry: false,
-    fetch: fetchOrFail,
   });
-  const learned = { maxTokens: Infinity };
+  let mostTokens = Infinity;
   return {
-    ...facts,
-    stream: (request, signal) =>
-      withRetries(
-        async function* (attemptSignal, alive) {
-          const response = await send(client, endpoint, learned, request, attemptSignal);
-          yield* readReply(response, endpoint, request, alive);
-        },
-        endpoint,
-        limits,
-        signal,
-      ),
+    post(request, signal) {
+      const body = toBody(endpoint, request, mostTokens);
+      // Not messages.create(): that prints to the terminal where a model is old.
+      return client.post("/v1/messages", { body, signal, stream: true }).asResponse();
+    },
+    learn({ detail }) {
+      const most = Number(/max_tokens: \d+ > (\d+)/.exec(detail)?.[1]);
+      const isNew = most < mostTokens;
+      if (isNew) mostTokens = most;
+      return isNew;
+    },
+    open: (reply) => ({ take: (event) => takeEvent(reply, event) }),
   };
-}
-
-/** Sends once more where the only fault is a limit of output above the model's own. */
-async function send(
-  client: Anthropic,
-  endpoint: Endpoint,
-  learned: { maxTokens: number },
-  request: ModelRequest,
-  signal: AbortSignal,
-): Promise<Response> {
-  const body = toBody(endpoint.model, endpoint.provider, request, learned.maxTokens);
-  try {
-    // Not messages.create(): that prints to the terminal where a model is old.
-    return await client.post("/v1/messages", { body, signal, stream: true }).asResponse();
-  } catch (error) {
-    const most = /max_tokens: \d+ > (\d+)/.exec(failureIn(error)?.detail ?? "")?.[1];
-    if (!most || Number(most) >= learned.maxTokens) throw error;
-    learned.maxTokens = Number(most);
-    return await send(client, endpoint, learned, request, signal);
-  }
 }
 
 // ── Out ─────────────────────────────────────────────────────────────────────────────────────────
 
-function toBody(model: string, provider: string, request: ModelRequest, most: number): Body {
+function toBody(
+  { model, provider }: Endpoint,
+  request: ModelRequest,
+  mostTokens: number,
+): Anthropic.MessageCreateParamsStreaming {
   const { system, tools, maxOutputTokens = config.limits.maxOutputTokens } = request;
   const budget = typeof config.thinking === "number" ? config.thinking : 0;
-  const body: Body = {
+  return {
     model,
-    max_tokens: Math.min(maxOutputTokens + budget, most),
+    max_tokens: Math.min(maxOutputTokens + budget, mostTokens),
     ...(config.thinking === "adaptive" && { thinking: { type: "adaptive" } }),
     ...(budget > 0 && { thinking: { type: "enabled", budget_tokens: budget } }),
     ...(tools.length > 0 && {
@@ -107,54 +72,30 @@ function toBody(model: string, provider: string, request: ModelRequest, most: nu
     messages: toMessages(request, provider),
     stream: true,
   };
-  return wellFormed(body);
 }
 
-function toMessages(request: ModelRequest, provider: string): Anthropic.MessageParam[] {
-  const messages = arrange(request.messages).map((message): Anthropic.MessageParam => {
-    const { role, parts } = message;
-    if (role === "user") return { role, content: parts.map(toUserBlock) };
-    return { role, content: parts.flatMap((part) => toAssistantBlock(part, provider) ?? []) };
-  });
+function toMessages({ messages }: ModelRequest, provider: string): Anthropic.MessageParam[] {
+  const turns = arrange(messages).map(({ role, parts }) => ({
+    role,
+    content: parts.flatMap((part) => toBlock(part, provider) ?? []),
+  }));
   // Two breakpoints: a step may add more blocks than the 20 that a lookup goes back.
-  for (const message of messages.filter(({ role }) => role === "user").slice(-2)) {
-    const last = message.content.at(-1);
-    if (typeof last === "object" && "type" in last && isCacheable(last))
+  for (const { content } of turns.filter(({ role }) => role === "user").slice(-2)) {
+    const last = content.at(-1);
+    if (last?.type === "text" || last?.type === "image" || last?.type === "tool_result")
       last.cache_control = ephemeral;
   }
-  return messages;
+  return turns;
 }
 
-type Cacheable =
-  Anthropic.TextBlockParam | Anthropic.ImageBlockParam | Anthropic.ToolResultBlockParam;
-
-const isCacheable = (block: Block): block is Cacheable =>
-  block.type === "text" || block.type === "image" || block.type === "tool_result";
-
-function toUserBlock(part: UserPart): Block {
-  if (part.type === "text") return { type: "text", text: part.text };
-  return part.type === "image" ? toImage(part) : toResult(part);
-}
-
-const toImage = ({ mediaType, data }: ImagePart): Anthropic.ImageBlockParam => ({
-  type: "image",
-  source: { type: "base64", media_type: mediaType, data },
-});
-
-function toResult({ id, content, images = [], isError }: ToolResultPart): Block {
-  const text = content.trim() ? content : "(no output)";
-  return {
-    type: "tool_result",
-    tool_use_id: wireId(id),
-    content: images.length > 0 ? [{ type: "text", text }, ...images.map(toImage)] : text,
-    ...(isError && { is_error: true }),
-  };
-}
-
-function toAssistantBlock(part: AssistantPart, provider: string): Block | null {
+function toBlock(part: Part, provider: string): Anthropic.ContentBlockParam | null {
   switch (part.type) {
     case "text":
       return { type: "text", text: part.text };
+    case "image":
+      return toImage(part);
+    case "tool_result":
+      return toResult(part);
     case "tool_call":
       return { type: "tool_use", id: wireId(part.id), name: part.name, input: part.input };
     case "thinking":
@@ -165,132 +106,78 @@ function toAssistantBlock(part: AssistantPart, provider: string): Block | null {
   }
 }
 
+const toImage = ({ mediaType, data }: ImagePart): Anthropic.ImageBlockParam => ({
+  type: "image",
+  source: { type: "base64", media_type: mediaType, data },
+});
+
+function toResult(part: ToolResultPart): Anthropic.ToolResultBlockParam {
+  const { id, content, images = [], isError } = part;
+  const text = content.trim() ? content : "(no output)";
+  return {
+    type: "tool_result",
+    tool_use_id: wireId(id),
+    content: images.length > 0 ? [{ type: "text", text }, ...images.map(toImage)] : text,
+    ...(isError && { is_error: true }),
+  };
+}
+
 /** Ids here are letters, digits, `_` and `-`; another provider's may hold more. */
 const wireId = (id: string): string =>
   /^[\w-]{1,64}$/.test(id) ? id : `call_${Bun.hash(id).toString(36)}`;
 
 // ── In ──────────────────────────────────────────────────────────────────────────────────────────
 
-/** A content block as it grows. */
-type Growing = {
-  type: string;
-  index: unknown;
-  text: string;
-  signature: string;
-  id: string;
-  name: string;
-  /** The arguments, where they come whole instead of in pieces. */
-  input: Json | null;
+function takeEvent(reply: Reply, event: Json): Delta[] {
+  const { type } = event;
+  if (type === "content_block_start")
+    return startBlock(reply, recordOf(event["content_block"]) ?? {}, countOf(event["index"]));
+  if (type === "content_block_delta")
+    return growBlock(reply, recordOf(event["delta"]) ?? {}, countOf(event["index"]));
+  // "message" is plain JSON although a stream was asked for.
+  if (type === "message_stop" || type === "message") reply.isComplete = true;
+  const message = recordOf(event["message"]) ?? event;
+  noteUsage(reply.usage, recordOf(message["usage"]) ?? {});
+  reply.stop ||= textOf((recordOf(event["delta"]) ?? event)["stop_reason"]);
+  reply.isComplete ||= reply.stop !== "";
+  return recordsOf(event["content"]).flatMap((block) => startBlock(reply, block, null));
+}
+
+/** Usage comes in parts, each replacing what it names. */
+function noteUsage(usage: Usage, said: Json): void {
+  usage.inputTokens = countOf(said["input_tokens"]) ?? usage.inputTokens;
+  usage.outputTokens = countOf(said["output_tokens"]) ?? usage.outputTokens;
+  usage.cacheReadTokens = countOf(said["cache_read_input_tokens"]) ?? usage.cacheReadTokens;
+  usage.cacheWriteTokens = countOf(said["cache_creation_input_tokens"]) ?? usage.cacheWriteTokens;
+}
+
+/** Blocks of other types are not for us. */
+const blockTypes: Record<string, Block["type"] | undefined> = {
+  text: "text",
+  thinking: "thinking",
+  redacted_thinking: "thinking",
+  tool_use: "tool_call",
 };
 
-type Reply = { blocks: Growing[]; usage: Json; stop: string; complete: boolean };
-
-async function* readReply(
-  response: Response,
-  { provider }: Endpoint,
-  request: ModelRequest,
-  alive: () => void,
-): AsyncGenerator<Delta | ModelAnswer> {
-  const reply: Reply = { blocks: [], usage: {}, stop: "", complete: false };
-  for await (const events of readEvents(response, alive))
-    for (const event of events) for (const delta of takeEvent(reply, event)) yield delta;
-  if (!reply.complete) throw new AttemptError("broken", "the answer never came to its end");
-  const taken = idsIn(request.messages);
-  const known = new Set(request.tools.map((tool) => tool.name));
-  const parts = reply.blocks.flatMap((block): AssistantPart[] => {
-    if (block.type === "tool_use")
-      return [toCall(block.id, block.name, block.input ?? block.text, known, taken)];
-    return toPart(block, provider);
-  });
-  yield {
-    type: "answer",
-    parts,
-    stopReason: stopReasonOf(reply.stop),
-    usage: usageOf(reply.usage),
-  };
-}
-
-function takeEvent(reply: Reply, event: Json): Delta[] {
-  switch (event["type"]) {
-    case "message": // plain JSON although a stream was asked for
-      noteEnd(reply, event, event);
-      reply.complete = true;
-      return recordsOf(event["content"]).flatMap((block) => startBlock(reply, block, null));
-    case "message_start":
-      noteEnd(reply, recordOf(event["message"]) ?? {}, {});
-      return [];
-    case "content_block_start":
-      return startBlock(reply, recordOf(event["content_block"]) ?? {}, event["index"]);
-    case "content_block_delta":
-      return growBlock(reply, recordOf(event["delta"]) ?? {}, event["index"]);
-    case "message_delta":
-      noteEnd(reply, event, recordOf(event["delta"]) ?? {});
-      return [];
-    case "message_stop":
-      reply.complete = true;
-      return [];
-    default:
-      return [];
-  }
-}
-
-/** Usage comes in parts, each replacing what it names; a stop reason ends the answer. */
-function noteEnd(reply: Reply, withUsage: Json, withStop: Json): void {
-  const said = Object.entries(recordOf(withUsage["usage"]) ?? {});
-  Object.assign(reply.usage, Object.fromEntries(said.filter(([, value]) => value !== null)));
-  reply.stop = textOf(withStop["stop_reason"]) || reply.stop;
-  reply.complete ||= reply.stop !== "";
-}
-
-function startBlock(reply: Reply, block: Json, index: unknown): Delta[] {
-  const input = recordOf(block["input"]);
-  const growing: Growing = {
-    type: textOf(block["type"]),
+function startBlock(reply: Reply, said: Json, index: number | null): Delta[] {
+  const type = blockTypes[textOf(said["type"])];
+  if (!type) return [];
+  const block = newBlock(type, {
     index,
-    text: textOf(block["text"]) + textOf(block["thinking"]),
-    signature: textOf(block["signature"]) || textOf(block["data"]),
-    id: textOf(block["id"]),
-    name: textOf(block["name"]),
-    input: input && Object.keys(input).length > 0 ? input : null,
-  };
-  reply.blocks.push(growing);
-  if (growing.type === "tool_use") return [{ type: "tool_delta", name: growing.name, chars: 0 }];
-  return growing.text ? [shown(growing, growing.text)] : [];
+    id: textOf(said["id"]),
+    name: textOf(said["name"]),
+    signature: textOf(said["signature"]),
+    redacted: textOf(said["data"]),
+    whole: JSON.stringify(said["input"] ?? {}),
+  });
+  reply.blocks.push(block);
+  return grow(block, textOf(said["text"]) + textOf(said["thinking"]));
 }
 
-function growBlock(reply: Reply, delta: Json, index: unknown): Delta[] {
-  const block = reply.blocks.findLast((known) => known.index === index) ?? reply.blocks.at(-1);
+function growBlock(reply: Reply, delta: Json, index: number | null): Delta[] {
+  const block = reply.blocks.findLast((known) => index === null || known.index === index);
   if (!block) return [];
   block.signature += textOf(delta["signature"]);
-  const text = textOf(delta["text"]) + textOf(delta["thinking"]) + textOf(delta["partial_json"]);
-  if (!text) return [];
-  block.text += text;
-  if (delta["type"] === "input_json_delta") block.input = null;
-  return [shown(block, text)];
+  const { text, thinking, partial_json: args } = delta;
+  return grow(block, textOf(text) + textOf(thinking) + textOf(args));
 }
-
-function shown({ type, name }: Growing, text: string): Delta {
-  if (type === "tool_use") return { type: "tool_delta", name, chars: text.length };
-  return { type: type === "thinking" ? "thinking_delta" : "text_delta", text };
-}
-
-function toPart({ type, text, signature }: Growing, provider: string): AssistantPart[] {
-  if (type === "redacted_thinking")
-    return [{ type: "thinking", text: "", provider, redacted: signature }];
-  if (type === "thinking")
-    return [{ type: "thinking", text, provider, ...(signature && { signature }) }];
-  return type === "text" && text.trim() ? [{ type: "text", text }] : [];
-}
-
-function stopReasonOf(stop: string): StopReason {
-  if (stop === "tool_use") return "tool_calls";
-  if (stop === "max_tokens" || stop === "model_context_window_exceeded") return "length";
-  return stop === "refusal" ? "refusal" : "end"; // end_turn, stop_sequence, pause_turn
-}
-
-const usageOf = (usage: Json): ModelAnswer["usage"] => ({
-  inputTokens: countOf(usage["input_tokens"]) ?? 0,
-  outputTokens: countOf(usage["output_tokens"]) ?? 0,
-  cacheReadTokens: countOf(usage["cache_read_input_tokens"]) ?? 0,
-  cacheWriteTokens: countOf(usage["cache_creation_input_tokens"]) ?? 0,
-});

@@ -6,6 +6,7 @@
  * line of what a provider said.
  */
 import { messageOf, ProviderError } from "../errors.ts";
+import { parseJson, recordOf } from "./json.ts";
 
 /** Where a model is reached. */
 export type Endpoint = {
@@ -28,12 +29,12 @@ export type Endpoint = {
 
 /**
  * One attempt that failed. `status`: the server said no, in its status or in its stream (then the
- * nearest status is given). `stall`: nothing came for too long. `broken`: the stream ended before
- * the answer did. `page`: a web page came instead of an answer.
+ * nearest status is given). `refused`, `network`: no connection, or one that broke. `stall`: nothing
+ * came for too long. `broken`: the stream ended before the answer did. `page`: a web page came.
  */
 export class AttemptError extends Error {
   override name = "AttemptError";
-  readonly kind: "status" | "network" | "stall" | "broken" | "page";
+  readonly kind: "status" | "refused" | "network" | "stall" | "broken" | "page";
   readonly status: number | null;
   /** What was said: a body, or the network's error. Not for people before `quote` cleaned it. */
   readonly detail: string;
@@ -69,13 +70,17 @@ export async function fetchOrFail(url: string | URL | Request, init?: RequestIni
     throw networkError(error);
   });
   if (response.ok) return response;
-  throw new AttemptError(
-    "status",
-    await response.text().catch(() => ""),
-    response.status,
-    response.headers,
-  );
+  const body = await response.text().catch(() => ""); // the status says enough
+  throw new AttemptError("status", body, response.status, response.headers);
 }
+
+/** What both SDKs are told: no retries, no time limit and no log of their own. */
+export const quietly = {
+  maxRetries: 0,
+  timeout: 2 ** 31 - 1,
+  logLevel: "off",
+  fetch: fetchOrFail,
+} as const;
 
 export const isLoopback = (url: string): boolean =>
   /^https?:\/\/(localhost|127\.\d+\.\d+\.\d+|\[::1\])([:/]|$)/i.test(url);
@@ -83,7 +88,9 @@ export const isLoopback = (url: string): boolean =>
 export function networkError(error: unknown): AttemptError {
   const code = error instanceof Error && "code" in error ? `${String(error.code)}: ` : "";
   const message = messageOf(error).replace(/ For more information, pass.*/, ""); // Bun's, for programmers
-  return new AttemptError("network", message.includes(code) ? message : code + message);
+  const isRefused = /refused|unable to connect/i.test(code + message);
+  const detail = message.includes(code) ? message : code + message;
+  return new AttemptError(isRefused ? "refused" : "network", detail);
 }
 
 /** The attempt's failure inside whatever an SDK wrapped around it; null: it is a bug of ours. */
@@ -142,12 +149,12 @@ export function isPassing(failure: AttemptError): boolean {
 
 /** The failure in a few words, for a notice that a retry follows. */
 export function briefly(failure: AttemptError, endpoint: Endpoint): string {
-  const { provider } = endpoint;
-  if (failure.kind === "stall") return `${provider} sent nothing for too long`;
-  if (failure.kind === "network") return `${provider} cannot be reached`;
-  if (failure.kind === "broken") return `${provider} broke off before it answered`;
-  if (failure.status === 429) return `${provider} limits the rate of requests (429)`;
-  return `${provider} failed (${failure.status ?? "in its stream"})${quote(failure, endpoint)}`;
+  const { kind, status } = failure;
+  if (kind === "stall") return `${endpoint.provider} sent nothing for too long`;
+  if (kind === "broken") return `${endpoint.provider} broke off before it answered`;
+  if (kind !== "status") return `${endpoint.provider} cannot be reached`;
+  if (status === 429) return `${endpoint.provider} limits the rate of requests (429)`;
+  return `${endpoint.provider} failed (${status ?? "in its stream"})${quote(failure, endpoint)}`;
 }
 
 /** The final sentence. `tries` counts attempts; for a local server its models are looked up. */
@@ -159,64 +166,56 @@ export async function explain(
   const askedMs = serverDelayMs(failure, Date.now()) ?? 0;
   const wait = askedMs >= 1000 ? ` It asks to wait ${Math.ceil(askedMs / 1000)} s.` : "";
   const again = tries > 1 ? ` Tried ${tries} times.` : "";
-  if (isOverflow(failure)) {
-    const sentence = `The conversation is too long for ${endpoint.provider}/${endpoint.model}: /compact shortens it, /clear starts anew.`;
-    return new OverflowError(sentence + quote(failure, endpoint), failure.status, failure);
-  }
   const sentence = await sentenceFor(failure, endpoint);
-  return new ProviderError(sentence + wait + again, failure.status, failure);
+  const Kind = isOverflow(failure) ? OverflowError : ProviderError;
+  const whole = sentence + quote(failure, endpoint) + wait + again;
+  return new Kind(whole, failure.status, failure);
 }
 
 async function sentenceFor(failure: AttemptError, endpoint: Endpoint): Promise<string> {
-  const { provider, baseUrl, baseUrlVariable } = endpoint;
+  const { provider, baseUrl, baseUrlVariable, start } = endpoint;
   switch (failure.kind) {
+    case "refused": {
+      const hint = isLoopback(baseUrl) ? "Start the server" : "Check the network and HTTPS_PROXY";
+      const cure = start ? `Start it with \`${start}\`` : hint;
+      return `Nothing answers at ${baseUrl} (connection refused). ${cure}, or check ${baseUrlVariable}.`;
+    }
     case "network":
-      return networkSentence(failure, endpoint);
+      return /cert|TLS|SSL/i.test(failure.detail)
+        ? `The certificate of ${baseUrl} is not trusted: name its authority in NODE_EXTRA_CA_CERTS.`
+        : `${provider} cannot be reached at ${baseUrl}. Check the network, HTTPS_PROXY and ${baseUrlVariable}.`;
     case "stall":
       return `${provider} sent nothing for ${failure.detail} (CLAW_STALL_MS sets how long to wait). Try again, or choose another --model.`;
     case "broken":
       return `${provider} broke off: ${failure.detail}. Try again.`;
     case "page":
-      return `${baseUrl} answered with something that is no model's answer. Check ${baseUrlVariable}: it usually ends in /v1; or a proxy is in the way.${quote(failure, endpoint)}`;
+      return `${baseUrl} answered with something that is no model's answer. Check ${baseUrlVariable}: it usually ends in /v1; or a proxy is in the way.`;
     case "status":
       return await statusSentence(failure, endpoint);
   }
 }
 
-function networkSentence(failure: AttemptError, endpoint: Endpoint): string {
-  const { provider, baseUrl, baseUrlVariable, start } = endpoint;
-  const { detail } = failure;
-  if (/refused|ECONNREFUSED|unable to connect/i.test(detail)) {
-    const hint = isLoopback(baseUrl) ? "Start the server" : "Check the network and HTTPS_PROXY";
-    const cure = start ? `Start it with \`${start}\`` : hint;
-    return `Nothing answers at ${baseUrl} (connection refused). ${cure}, or check ${baseUrlVariable}.`;
-  }
-  if (/cert|TLS|SSL/i.test(detail))
-    return `The certificate of ${baseUrl} is not trusted: name its authority in NODE_EXTRA_CA_CERTS.${quote(failure, endpoint)}`;
-  return `${provider} cannot be reached at ${baseUrl}. Check the network, HTTPS_PROXY and ${baseUrlVariable}.${quote(failure, endpoint)}`;
-}
-
 async function statusSentence(failure: AttemptError, endpoint: Endpoint): Promise<string> {
   const { provider, model, key, keyVariable, baseUrl, baseUrlVariable } = endpoint;
   const { status } = failure;
-  const said = quote(failure, endpoint);
   const code = status ?? "in its stream";
   const moved = failure.headers?.get("location");
+  if (isOverflow(failure))
+    return `The conversation is too long for ${provider}/${model}: /compact shortens it, /clear starts anew.`;
   if (status !== null && status < 400 && moved)
     return `${baseUrl} redirects (${code}): set ${baseUrlVariable} to where it is now, as ${moved} tells.`;
   if (isSpent(failure))
-    return `${provider} says that the account behind ${keyVariable} has nothing left to spend (${code}). Add credit, or choose another --model.${said}`;
+    return `${provider} says that the account behind ${keyVariable} has nothing left to spend (${code}). Add credit, or choose another --model.`;
   if ((status === 401 || status === 403) && key === null)
-    return `${provider} wants a key (${code}): set ${keyVariable}.${said}`;
+    return `${provider} wants a key (${code}): set ${keyVariable}.`;
   if (status === 401)
-    return `The key in ${keyVariable} was refused by ${provider} (401). Check it, and that it is ${provider}'s: a key of one provider opens no other's models.${said}`;
-  if (status === 403)
-    return `The key in ${keyVariable} may not use ${model} at ${provider} (403).${said}`;
-  if (status === 404) return `${await missingModel(endpoint)}${said}`;
+    return `The key in ${keyVariable} was refused by ${provider} (401). Check it, and that it is ${provider}'s: a key of one provider opens no other's models.`;
+  if (status === 403) return `The key in ${keyVariable} may not use ${model} at ${provider} (403).`;
+  if (status === 404) return await missingModel(endpoint);
   if (status === 429)
-    return `${provider} limits the rate of requests (429). Wait a while, or choose another --model.${said}`;
-  if (status !== null && status < 500) return `${provider} refused the request (${code}).${said}`;
-  return `${provider} failed (${code}). Try again later, or choose another --model.${said}`;
+    return `${provider} limits the rate of requests (429). Wait a while, or choose another --model.`;
+  if (status !== null && status < 500) return `${provider} refused the request (${code}).`;
+  return `${provider} failed (${code}). Try again later, or choose another --model.`;
 }
 
 async function missingModel(endpoint: Endpoint): Promise<string> {
@@ -229,9 +228,10 @@ async function missingModel(endpoint: Endpoint): Promise<string> {
   return `${missing} ${there}${cure}`;
 }
 
-/** What the provider said, in one clean line of 300 characters at most, as ` It said: "…"`. */
-export function quote({ detail }: AttemptError, { key }: Endpoint): string {
-  let text = messageIn(detail);
+/** What was said from there, in one clean line of 300 characters at most, as ` It said: "…"`. */
+export function quote({ kind, detail }: AttemptError, { key }: Endpoint): string {
+  if (kind === "stall" || kind === "broken" || kind === "refused") return ""; // our own words
+  let text = messageIn(parseJson(detail)) ?? detail;
   if (key !== null && key.length >= 8) text = text.replaceAll(key, "[key]");
   text = text
     .replace(/\b(?:sk-|gsk_|hf_|nvapi-|AIza)[\w*.…-]{4,}/g, "[key]")
@@ -241,20 +241,10 @@ export function quote({ detail }: AttemptError, { key }: Endpoint): string {
   return ` It said: "${text.length > 300 ? `${text.slice(0, 299)}…` : text}"`;
 }
 
-/** The human part of an error body, wherever a server puts it; else the body. */
-function messageIn(body: string): string {
-  try {
-    const json: unknown = JSON.parse(body);
-    const found = findMessage(Array.isArray(json) ? json[0] : json);
-    return found ?? body;
-  } catch {
-    return body; // no JSON: shown as it is
-  }
-}
-
-function findMessage(value: unknown): string | null {
+/** The human part of an error body, wherever a server puts it. */
+function messageIn(value: unknown): string | null {
   if (typeof value === "string") return value;
-  if (typeof value !== "object" || value === null) return null;
-  const { error, message, detail } = value as Record<string, unknown>;
-  return findMessage(error) ?? findMessage(message) ?? findMessage(detail);
+  const record = recordOf(Array.isArray(value) ? value[0] : value);
+  if (!record) return null;
+  return messageIn(record["error"]) ?? messageIn(record["message"]) ?? messageIn(record["detail"]);
 }

@@ -2,26 +2,16 @@
  * Chat Completions, for every server that claims to speak it.
  *
  * Converts at this boundary and nowhere else. What a server refuses to be sent is learned from its
- * error and left out for the life of the model (`adapt`). What comes back is read in
- * openai-reply.ts.
+ * error and left out for the life of the model. What comes back is read in openai-reply.ts.
  */
 import OpenAI from "openai";
-import type {
-  AssistantPart,
-  Delta,
-  ImagePart,
-  Model,
-  ModelAnswer,
-  ModelRequest,
-  UserPart,
-} from "../types.ts";
-import { AttemptError, failureIn, fetchOrFail, type Endpoint } from "./failure.ts";
-import { openReply } from "./openai-reply.ts";
-import { arrange, wellFormed } from "./repair.ts";
-import { withRetries, type Limits } from "./retry.ts";
-import { readEvents } from "./sse.ts";
+import type { ModelRequest } from "../types.ts";
+import { quietly, type AttemptError, type Endpoint } from "./failure.ts";
+import { openReader } from "./openai-reply.ts";
+import { arrange, type Part } from "./repair.ts";
+import type { Wire } from "./wire.ts";
 
-/** What this server takes. Starts with a guess; `adapt` learns. */
+/** What this server takes: a guess, until `learn` knows better. */
 type Dialect = {
   usage: boolean;
   /** The names of the limit of output, in the order they are tried; none: it is left out. */
@@ -29,65 +19,34 @@ type Dialect = {
   /** The content of an assistant message that only calls tools. */
   emptyContent: "" | null;
   /** Whether reasoning goes back with the calls it led to. */
-  reasoning: "never" | "where it is" | "always";
+  reasoning: boolean;
   /** Whether an assistant must speak between tool results and a user. */
   bridge: boolean;
 };
 
-type Body = OpenAI.ChatCompletionCreateParamsStreaming;
 type WireMessage = OpenAI.ChatCompletionMessageParam & {
   reasoning_content?: string;
   reasoning_details?: unknown;
 };
 
-export function openOpenAI(
-  endpoint: Endpoint,
-  facts: Pick<Model, "id" | "contextTokens" | "price">,
-  limits: Limits,
-): Model {
+export function openOpenAI(endpoint: Endpoint): Wire {
   const client = new OpenAI({
     apiKey: endpoint.key ?? "none",
     baseURL: endpoint.baseUrl,
     adminAPIKey: null,
     // These come from variables that belong to OpenAI; no other provider is to see them.
     ...(endpoint.provider !== "openai" && { organization: null, project: null }),
-    maxRetries: 0,
-    timeout: 2 ** 31 - 1,
-    logLevel: "off",
-    fetch: fetchOrFail,
+    ...quietly,
   });
   const dialect = guessDialect(endpoint);
   return {
-    ...facts,
-    stream: (request, signal) =>
-      withRetries(
-        async function* (attemptSignal, alive) {
-          const response = await send(client, endpoint, dialect, request, attemptSignal);
-          yield* readReply(response, endpoint, request, alive);
-        },
-        endpoint,
-        limits,
-        signal,
-      ),
+    post(request, signal) {
+      const body = toBody(endpoint, dialect, request);
+      return client.chat.completions.create(body, { signal }).asResponse();
+    },
+    learn: (failure) => learn(dialect, failure),
+    open: openReader,
   };
-}
-
-async function send(
-  client: OpenAI,
-  endpoint: Endpoint,
-  dialect: Dialect,
-  request: ModelRequest,
-  signal: AbortSignal,
-): Promise<Response> {
-  for (;;) {
-    const body = wellFormed(toBody(endpoint, dialect, request));
-    try {
-      return await client.chat.completions.create(body, { signal }).asResponse();
-    } catch (error) {
-      const failure = failureIn(error);
-      if (!failure || !adapt(dialect, failure)) throw error;
-    }
-  }
 }
 
 // ── What a server takes ─────────────────────────────────────────────────────────────────────────
@@ -98,48 +57,48 @@ function guessDialect({ provider, baseUrl }: Endpoint): Dialect {
     usage: true,
     limitNames: baseUrl.includes("//api.openai.com/") ? limitNames.toReversed() : limitNames,
     emptyContent: null, // with "" some templates lose the model's tool format (ollama #14181)
-    reasoning: /deepseek|moonshot/.test(`${provider} ${baseUrl}`) ? "where it is" : "never",
+    reasoning: /deepseek|moonshot/.test(`${provider} ${baseUrl}`),
     bridge: false,
   };
 }
 
-/** What a refusal that speaks of something teaches. */
-const lessons: [RegExp, (dialect: Dialect, detail: string) => void][] = [
-  [/stream_options|include_usage/, (dialect) => (dialect.usage = false)],
-  [
-    /max_(completion_)?tokens/,
-    (dialect, detail) => {
-      const isTooMuch = /too (large|high)|at most|less than|maximum|exceed|[<>]/i.test(detail);
-      dialect.limitNames.splice(0, isTooMuch ? 2 : 1);
-    },
-  ],
-  [
-    /reasoning_content/,
-    (dialect, detail) =>
-      (dialect.reasoning = /must|missing|required/i.test(detail) ? "always" : "never"),
-  ],
-  [/after.{0,12}tool/i, (dialect) => (dialect.bridge = true)],
-  [/content.*(null|none|valid string)/is, (dialect) => (dialect.emptyContent = "")],
-];
-
-/** Changes the dialect by the first lesson that is new. False: there is none. */
-function adapt(dialect: Dialect, { status, detail }: AttemptError): boolean {
+/** Changes the dialect by the first thing that a refusal speaks of and that is not known yet. */
+function learn(dialect: Dialect, { status, detail }: AttemptError): boolean {
   if (status !== 400 && status !== 422 && status !== 500) return false;
-  const before = JSON.stringify(dialect);
-  return lessons.some(([pattern, learn]) => {
-    if (pattern.test(detail)) learn(dialect, detail);
-    return JSON.stringify(dialect) !== before;
-  });
+  const says = (pattern: RegExp) => pattern.test(detail);
+  const wantsReasoning = says(/must|missing|required/i);
+  if (dialect.usage && says(/stream_options|include_usage/)) {
+    dialect.usage = false;
+  } else if (dialect.limitNames.length > 0 && says(/max_(completion_)?tokens/)) {
+    const isTooMuch = says(/too (large|high)|at most|less than|maximum|exceed|[<>]/i);
+    dialect.limitNames.splice(0, isTooMuch ? 2 : 1);
+  } else if (says(/reasoning_content/) && dialect.reasoning !== wantsReasoning) {
+    dialect.reasoning = wantsReasoning;
+  } else if (!dialect.bridge && says(/after.{0,12}tool/i)) {
+    dialect.bridge = true;
+  } else if (dialect.emptyContent === null && says(/content.*(null|none|valid string)/is)) {
+    dialect.emptyContent = "";
+  } else return false;
+  return true;
 }
 
 // ── Out ─────────────────────────────────────────────────────────────────────────────────────────
 
-function toBody(endpoint: Endpoint, dialect: Dialect, request: ModelRequest): Body {
-  const { tools, maxOutputTokens } = request;
+function toBody(
+  endpoint: Endpoint,
+  dialect: Dialect,
+  request: ModelRequest,
+): OpenAI.ChatCompletionCreateParamsStreaming {
+  const { system, tools, messages, maxOutputTokens } = request;
   const [limitName] = dialect.limitNames;
+  const turns = arrange(messages).flatMap(({ role, parts }) =>
+    role === "user"
+      ? userMessages(parts, endpoint, dialect)
+      : assistantMessage(parts, endpoint, dialect),
+  );
   return {
     model: endpoint.model,
-    messages: toMessages(endpoint, dialect, request),
+    messages: system.trim() ? [{ role: "system", content: system }, ...turns] : turns,
     ...(tools.length > 0 && {
       tools: tools.map(({ name, description, schema }) => ({
         type: "function" as const,
@@ -152,76 +111,64 @@ function toBody(endpoint: Endpoint, dialect: Dialect, request: ModelRequest): Bo
   };
 }
 
-function toMessages(endpoint: Endpoint, dialect: Dialect, request: ModelRequest): WireMessage[] {
-  const { system, messages } = request;
-  const wire: WireMessage[] = system.trim() ? [{ role: "system", content: system }] : [];
-  for (const message of arrange(messages))
-    if (message.role === "user") wire.push(...userMessages(message.parts, endpoint, dialect));
-    else wire.push(assistantMessage(message.parts, endpoint, dialect));
-  return wire;
-}
-
 /** Results first, each a `tool` message of one string: many servers ignore or refuse more. */
-function userMessages(parts: UserPart[], endpoint: Endpoint, dialect: Dialect): WireMessage[] {
+function userMessages(parts: Part[], endpoint: Endpoint, dialect: Dialect): WireMessage[] {
   const results = parts.filter((part) => part.type === "tool_result");
   const wire: WireMessage[] = results.map(({ id, content }) => ({
     role: "tool",
     tool_call_id: wireId(id, endpoint),
     content: content || "(no output)",
   }));
-  const rest: UserPart[] = results.flatMap(({ images = [] }) => images);
+  const rest: Part[] = results.flatMap(({ images = [] }) => images);
   if (rest.length > 0) rest.unshift({ type: "text", text: "The images of these results:" });
-  rest.push(...parts.filter((part) => part.type !== "tool_result"));
+  rest.push(...parts.slice(results.length));
   if (rest.length === 0) return wire;
   if (dialect.bridge && wire.length > 0) wire.push({ role: "assistant", content: "I see." });
   return [...wire, { role: "user", content: userContent(rest) }];
 }
 
 /** One string where there is no image: not every server takes a list. */
-function userContent(parts: UserPart[]): string | OpenAI.ChatCompletionContentPart[] {
-  const texts = parts.flatMap((part) => (part.type === "text" ? part.text : []));
-  if (texts.length === parts.length) return texts.join("\n\n");
+function userContent(parts: Part[]): string | OpenAI.ChatCompletionContentPart[] {
+  if (parts.every((part) => part.type === "text"))
+    return parts.map(({ text }) => text).join("\n\n");
   return parts.flatMap((part): OpenAI.ChatCompletionContentPart[] => {
     if (part.type === "text") return [{ type: "text", text: part.text }];
-    return part.type === "image" ? [{ type: "image_url", image_url: { url: toUrl(part) } }] : [];
+    if (part.type !== "image") return [];
+    return [
+      { type: "image_url", image_url: { url: `data:${part.mediaType};base64,${part.data}` } },
+    ];
   });
 }
 
-const toUrl = ({ mediaType, data }: ImagePart): string => `data:${mediaType};base64,${data}`;
-
-function assistantMessage(
-  parts: AssistantPart[],
-  endpoint: Endpoint,
-  dialect: Dialect,
-): WireMessage {
+function assistantMessage(parts: Part[], endpoint: Endpoint, dialect: Dialect): WireMessage {
   const own = parts.filter(
     (part) => part.type !== "thinking" || part.provider === endpoint.provider,
   );
-  const text = own.map((part) => (part.type === "text" ? part.text : "")).join("");
+  const textOf = (type: "text" | "thinking") =>
+    own.map((part) => (part.type === type ? part.text : "")).join("");
   const calls = own.flatMap((part, index) => {
     if (part.type !== "tool_call") return [];
     const call = { name: part.name, arguments: JSON.stringify(part.input) };
     const extra = echoed(own[index - 1], endpoint);
     return [{ id: wireId(part.id, endpoint), type: "function" as const, function: call, ...extra }];
   });
-  if (calls.length === 0) return { role: "assistant", content: text };
-  const reasoning = own.map((part) => (part.type === "thinking" ? part.text : "")).join("");
-  const details = own.flatMap((part) =>
-    part.type === "thinking" ? readSignature(part.signature) : [],
-  );
-  const echo =
-    dialect.reasoning === "always" || (dialect.reasoning !== "never" && reasoning !== "");
+  if (calls.length === 0) return { role: "assistant", content: textOf("text") };
+  const details = own.flatMap((part) => detailsIn(part));
   return {
     role: "assistant",
-    content: text || dialect.emptyContent,
+    content: textOf("text") || dialect.emptyContent,
     tool_calls: calls,
-    ...(echo && { reasoning_content: reasoning }),
+    ...(dialect.reasoning && { reasoning_content: textOf("thinking") }),
     ...(details.length > 0 && { reasoning_details: details }),
   };
 }
 
-/** OpenRouter's reasoning_details, kept as a signature; nothing where it is something else. */
-function readSignature(signature = ""): unknown[] {
+const signatureOf = (part?: Part): string =>
+  part?.type === "thinking" ? (part.signature ?? "") : "";
+
+/** OpenRouter's reasoning_details, kept as a signature that is a list. */
+function detailsIn(part: Part): unknown[] {
+  const signature = signatureOf(part);
   return signature.startsWith("[") ? (JSON.parse(signature) as unknown[]) : [];
 }
 
@@ -229,8 +176,8 @@ function readSignature(signature = ""): unknown[] {
  * Gemini wants its thought signature back on the call it came with. It is kept in a thinking part
  * right before that call; for a call that another model made, Google names a word that passes.
  */
-function echoed(before: AssistantPart | undefined, { provider }: Endpoint): object {
-  const signature = before?.type === "thinking" ? (before.signature ?? "") : "";
+function echoed(before: Part | undefined, { provider }: Endpoint): object {
+  const signature = signatureOf(before);
   if (signature.startsWith("{")) return { extra_content: JSON.parse(signature) as unknown };
   if (provider !== "gemini" || before?.type === "tool_call") return {};
   return { extra_content: { google: { thought_signature: "skip_thought_signature_validator" } } };
@@ -241,19 +188,4 @@ function wireId(id: string, { provider, model }: Endpoint): string {
   const mistral = provider === "mistral" || /mistral|devstral|codestral/i.test(model);
   if (mistral ? /^[a-zA-Z0-9]{9}$/.test(id) : id.length <= 40) return id;
   return Bun.hash(id).toString(36).padStart(9, "0").slice(-9);
-}
-
-// ── In ──────────────────────────────────────────────────────────────────────────────────────────
-
-async function* readReply(
-  response: Response,
-  endpoint: Endpoint,
-  request: ModelRequest,
-  alive: () => void,
-): AsyncGenerator<Delta | ModelAnswer> {
-  const reply = openReply();
-  for await (const events of readEvents(response, alive))
-    for (const event of events) for (const delta of reply.take(event)) yield delta;
-  for (const delta of reply.end()) yield delta;
-  yield reply.answer(endpoint.provider, request);
 }

@@ -10,9 +10,9 @@ import { config } from "../config.ts";
 import { UsageError } from "../errors.ts";
 import type { Model } from "../types.ts";
 import { isLoopback, type Endpoint } from "./failure.ts";
+import { recordOf, recordsOf, textOf } from "./json.ts";
 import { providers, type Provider } from "./providers.ts";
-import type { Limits } from "./retry.ts";
-import { recordOf, recordsOf, textOf } from "./sse.ts";
+import { openModel } from "./wire.ts";
 
 type Env = Record<string, string | undefined>;
 
@@ -21,31 +21,25 @@ export class NoModelError extends UsageError {
   override name = "NoModelError";
 }
 
-/** What may differ from run to run; what is left out comes from the config. */
-export type ResolveOptions = Partial<Limits>;
-
 /**
  * Opens the model that `name` means ("provider/name", a bare name, a provider, "demo"), or where it
  * is null the best there is. Throws `UsageError`; `NoModelError` where there is nothing at all.
  */
-export async function resolveModel(
-  name: string | null,
-  env: Env,
-  options: ResolveOptions = {},
-): Promise<Model> {
+export async function resolveModel(name: string | null, env: Env): Promise<Model> {
   if (name === "demo") return (await import("./demo.ts")).openDemo();
-  const { provider, model } = await choose(name?.trim() || null, env);
-  const endpoint = endpointOf(provider, model, env);
-  const id = `${provider.name}/${model}`;
+  const { place, model } = await choose(name?.trim() || null, env);
+  const endpoint = endpointOf(place, model, env);
+  const id = `${place.name}/${model}`;
   const facts = {
     id,
     contextTokens: entryFor(config.contextWindows, id) ?? config.contextTokens,
     price: entryFor(config.prices, id) ?? null,
   };
-  const limits = { ...config.limits, stallMs: stallMsIn(env), ...options };
-  return provider.wire === "anthropic"
-    ? (await import("./anthropic.ts")).openAnthropic(endpoint, facts, limits)
-    : (await import("./openai.ts")).openOpenAI(endpoint, facts, limits);
+  const wire =
+    place.wire === "anthropic"
+      ? (await import("./anthropic.ts")).openAnthropic(endpoint)
+      : (await import("./openai.ts")).openOpenAI(endpoint);
+  return openModel(wire, endpoint, facts, { ...config.limits, stallMs: stallMsIn(env) });
 }
 
 /** The config's entry for a model: its own, dated or not, else the longest that "*" makes fit. */
@@ -66,42 +60,39 @@ function stallMsIn(env: Env): number {
 
 // ── Which ───────────────────────────────────────────────────────────────────────────────────────
 
-type Choice = { provider: Provider; model: string };
-
-async function choose(name: string | null, env: Env): Promise<Choice> {
+async function choose(name: string | null, env: Env): Promise<{ place: Place; model: string }> {
   const [head = "", ...rest] = (name ?? "").split("/");
   const provider = providers.find((known) => known.name === head.toLowerCase());
   const model = rest.join("/");
-  if (provider) return { provider, model: model || (await defaultModel(provider, env)) };
+  if (provider) {
+    const place = locate(provider, env);
+    return { place, model: model || (await defaultModel(place)) };
+  }
   const byKey = chooseByKey(name, env);
-  const found = byKey ?? (await chooseServer(name, env));
+  const place = byKey ?? (await chooseServer(name, env));
   // "vendor/name" is a name only where vendors meet; elsewhere its first part is a typing error.
-  if (name !== null && model && !takesVendors(found, byKey !== null, env))
-    throw unknownProvider(head, name);
-  if (!found) throw nothingFound(name);
-  return { provider: found, model: name ?? (await defaultModel(found, env)) };
+  const takesVendors = place && (!byKey || place.isGateway || place.isMoved);
+  if (name !== null && model && !takesVendors) throw unknownProvider(head, model);
+  if (!place) throw nothingFound(name, env);
+  return { place, model: name ?? (await defaultModel(place)) };
 }
 
-const takesVendors = (provider: Provider | null, byKey: boolean, env: Env): boolean =>
-  provider !== null && (!byKey || provider.isGateway || baseUrlIn(provider, env) !== null);
-
 /** The model's own provider, a base URL the person set, a key that tells its provider, any key. */
-function chooseByKey(name: string | null, env: Env): Provider | null {
-  const open = providers.filter((known) => !known.start && isOpen(known, env));
-  const moved = open.find((known) => baseUrlIn(known, env));
+function chooseByKey(name: string | null, env: Env): Place | null {
+  const remote = providers.filter((known) => !known.start).map((known) => locate(known, env));
+  const open = remote.filter(({ key, isMoved }) => key !== null || isMoved);
+  const moved = open.find(({ isMoved }) => isMoved);
   if (name === null) return moved ?? open[0] ?? null;
-  const own = open.find((known) => known.models?.test(name.toLowerCase()));
-  const telling = open.filter(
-    (known) => known.prefix && keyOf(known, env)?.value.startsWith(known.prefix),
-  );
-  const gateway = telling.find((known) => known.isGateway);
+  const own = open.find(({ models }) => models?.test(name.toLowerCase()));
+  const telling = open.filter(({ prefix, key }) => prefix && key?.value.startsWith(prefix));
+  const gateway = telling.find(({ isGateway }) => isGateway);
   return own ?? moved ?? gateway ?? telling[0] ?? open[0] ?? null;
 }
 
 /** A local server that answers: one that has the model, else the first, unless vendors are named. */
-async function chooseServer(name: string | null, env: Env): Promise<Provider | null> {
-  const servers = providers.filter((known) => known.start);
-  const lists = await Promise.all(servers.map((server) => listModels(server, env)));
+async function chooseServer(name: string | null, env: Env): Promise<Place | null> {
+  const servers = providers.filter((known) => known.start).map((known) => locate(known, env));
+  const lists = await Promise.all(servers.map(listModels));
   const find = (test: (names: string[]) => boolean) =>
     servers.find((_, index) => lists[index] && test(lists[index]));
   if (name === null) return find((names) => names.length > 0) ?? null;
@@ -110,83 +101,83 @@ async function chooseServer(name: string | null, env: Env): Promise<Provider | n
 }
 
 /** The model to use where none is named: the config's, or the first that a server has. */
-async function defaultModel(provider: Provider, env: Env): Promise<string> {
-  const { name } = provider;
-  const isKeyless = keyOf(provider, env) === null && baseUrlIn(provider, env) !== null;
-  const names = provider.start || isKeyless ? await listModels(provider, env) : null;
+async function defaultModel(place: Place): Promise<string> {
+  const { name, start, key, isMoved } = place;
+  const names = start || (key === null && isMoved) ? await listModels(place) : null;
   const model = names?.[0] ?? config.defaultModels[name];
   if (model) return model;
   throw new UsageError(
-    provider.start
-      ? `No model is named and ${name} lists none. Start it with \`${provider.start}\`, or say --model ${name}/NAME.`
+    start
+      ? `No model is named and ${name} lists none. Start it with \`${start}\`, or say --model ${name}/NAME.`
       : `No model of ${name} is named: say --model ${name}/NAME.`,
   );
 }
 
-function nothingFound(name: string | null): UsageError {
+function nothingFound(name: string | null, env: Env): UsageError {
   if (name === null)
     return new NoModelError("No provider's key is set, and no local server answers.");
   const owner = providers.find((known) => known.models?.test(name.toLowerCase()));
+  if (owner) return missingKey(owner, name, env);
   return new UsageError(
-    owner
-      ? `${name} needs a key: set ${owner.keys.join(" or ")}.`
-      : `Nobody is there to ask for ${name}: set a provider's key, or start Ollama, LM Studio or vLLM.`,
+    `Nobody is there to ask for ${name}: set a provider's key, or start Ollama, LM Studio or vLLM.`,
   );
 }
 
-function unknownProvider(head: string, name: string): UsageError {
+function unknownProvider(head: string, model: string): UsageError {
   const names = providers.map((known) => known.name);
   const near = nearest(head, names);
-  const hint = near
-    ? `Did you mean ${near}/${name.slice(head.length + 1)}?`
-    : `There are ${names.join(", ")}.`;
-  return new UsageError(`"${name}" names no provider: "${head}" is none. ${hint}`);
+  const hint = near ? `Did you mean ${near}/${model}?` : `There are ${names.join(", ")}.`;
+  return new UsageError(`"${head}/${model}" names no provider: "${head}" is none. ${hint}`);
 }
 
 // ── Where ───────────────────────────────────────────────────────────────────────────────────────
 
 type Key = { variable: string; value: string };
 
+/** A provider as it stands in an environment; `isMoved`: the person named its base URL. */
+type Place = Provider & { key: Key | null; baseUrlVariable: string; isMoved: boolean };
+
+function locate(provider: Provider, env: Env): Place {
+  const baseUrlVariable = `${provider.name.toUpperCase()}_BASE_URL`;
+  const ownHost = provider.name === "ollama" ? ollamaHost(env) : "";
+  const raw = env[baseUrlVariable]?.trim() || ownHost;
+  const isMoved = raw !== "";
+  const baseUrl = isMoved ? readBaseUrl(raw, baseUrlVariable, provider) : provider.baseUrl;
+  return { ...provider, baseUrl, baseUrlVariable, isMoved, key: keyOf(provider, isMoved, env) };
+}
+
 /** The provider's key: in its own variables, or in any other where the key's beginning tells. */
-function keyOf(provider: Provider, env: Env): Key | null {
+function keyOf(provider: Provider, isMoved: boolean, env: Env): Key | null {
   const own = keysIn(provider.keys, env);
-  if (baseUrlIn(provider, env)) return own[0] ?? null;
-  const others = keysIn(
+  if (isMoved) return own[0] ?? null;
+  const all = keysIn(
     providers.flatMap(({ keys }) => keys),
     env,
   );
-  const telling = others.filter(({ value }) => ownerOf(value) === provider);
-  return own.find(({ value }) => (ownerOf(value) ?? provider) === provider) ?? telling[0] ?? null;
+  const found =
+    own.find(({ value }) => (ownerOf(value) ?? provider) === provider) ??
+    all.find(({ value }) => ownerOf(value) === provider);
+  return found ?? null;
 }
 
 const keysIn = (variables: readonly string[], env: Env): Key[] =>
-  variables.flatMap((variable) => {
-    const value = env[variable]?.trim();
-    return value ? { variable, value } : [];
-  });
+  variables
+    .map((variable) => ({ variable, value: env[variable]?.trim() ?? "" }))
+    .filter(({ value }) => value !== "");
 
 const ownerOf = (key: string): Provider | undefined =>
   providers.find(({ prefix }) => prefix && key.startsWith(prefix));
 
-const isOpen = (provider: Provider, env: Env): boolean =>
-  keyOf(provider, env) !== null || baseUrlIn(provider, env) !== null;
-
-const baseUrlVariableOf = ({ name }: Provider): string => `${name.toUpperCase()}_BASE_URL`;
-
-/** Where the person moved a provider to, as a wire wants it; null: it is where it always is. */
-function baseUrlIn(provider: Provider, env: Env): string | null {
-  const variable = baseUrlVariableOf(provider);
-  const raw = env[variable]?.trim() || (provider.name === "ollama" ? ollamaHost(env) : "");
-  if (!raw) return null;
+/** The base URL as a wire wants it: people leave out the scheme or `/v1`, or paste a whole endpoint. */
+function readBaseUrl(raw: string, variable: string, { wire, baseUrl }: Provider): string {
   const url = URL.parse(raw.includes("://") ? raw : `http://${raw}`);
-  if (!url?.host)
-    throw new UsageError(`${variable} is "${raw}"; it takes a URL like ${provider.baseUrl}.`);
+  if (!url?.host) throw new UsageError(`${variable} is "${raw}"; it takes a URL like ${baseUrl}.`);
   const endpoint =
-    provider.wire === "anthropic"
+    wire === "anthropic"
       ? /(\/v1)?(\/messages)?$/
       : /(\/chat\/completions|\/completions|\/responses|\/models)?$/;
   url.pathname = url.pathname.replace(/\/+$/, "").replace(endpoint, "");
-  if (provider.wire === "openai" && url.pathname === "/") url.pathname = "/v1";
+  if (wire === "openai" && url.pathname === "/") url.pathname = "/v1";
   return url.href.replace(/\/+$/, "");
 }
 
@@ -198,47 +189,42 @@ function ollamaHost(env: Env): string {
   return `${!host || host === "0.0.0.0" ? "127.0.0.1" : host}:${port}`;
 }
 
-function endpointOf(provider: Provider, model: string, env: Env): Endpoint {
-  const moved = baseUrlIn(provider, env);
-  const key = keyOf(provider, env);
-  if (!key && !moved && !provider.start) throw missingKey(provider, model, env);
-  const baseUrl = moved ?? provider.baseUrl;
+function endpointOf(place: Place, model: string, env: Env): Endpoint {
+  const { name, key, keys, isMoved, baseUrl, baseUrlVariable, start } = place;
+  if (!key && !isMoved && !start) throw missingKey(place, model, env);
   return {
-    provider: provider.name,
+    provider: name,
     model,
     baseUrl,
     key: key?.value ?? null,
-    keyVariable: key?.variable ?? provider.keys[0] ?? "",
-    baseUrlVariable: baseUrlVariableOf(provider),
-    start: provider.start,
-    ...(isLoopback(baseUrl) && { listModels: async () => (await listModels(provider, env)) ?? [] }),
+    keyVariable: key?.variable ?? keys[0] ?? "",
+    baseUrlVariable,
+    start,
+    ...(isLoopback(baseUrl) && { listModels: async () => (await listModels(place)) ?? [] }),
   };
 }
 
 /** The most common first failure: a key of one provider, a model of another. */
-function missingKey(provider: Provider, model: string, env: Env): UsageError {
-  const { name, keys } = provider;
+function missingKey({ name, keys }: Provider, model: string, env: Env): UsageError {
   const foreign = keysIn(keys, env)[0];
   const owner = foreign && ownerOf(foreign.value);
-  const gateway = providers.find((known) => known.isGateway && keyOf(known, env));
+  const gateway = providers.find((known) => known.isGateway && locate(known, env).key);
   const hint = gateway
     ? ` With the key of ${gateway.name} it may be ${gateway.name}/${name}/${model}.`
     : "";
   return new UsageError(
-    foreign && owner
+    owner
       ? `${name}/${model} needs a key of ${name}, but ${foreign.variable} holds one of ${owner.name}.${hint}`
       : `${name}/${model} needs a key: set ${keys.join(" or ")}.${hint}`,
   );
 }
 
 /** What a server says it has; null where none answers in the time that a local one needs. */
-async function listModels(provider: Provider, env: Env): Promise<string[] | null> {
-  const baseUrl = baseUrlIn(provider, env) ?? provider.baseUrl;
-  const path = provider.wire === "anthropic" ? "/v1/models" : "/models";
-  const key = keyOf(provider, env)?.value;
+async function listModels({ baseUrl, wire, key }: Place): Promise<string[] | null> {
+  const path = wire === "anthropic" ? "/v1/models" : "/models";
   try {
     const response = await fetch(baseUrl + path, {
-      headers: key ? { authorization: `Bearer ${key}` } : {},
+      headers: key ? { authorization: `Bearer ${key.value}` } : {},
       signal: AbortSignal.timeout(300),
       ...(isLoopback(baseUrl) && { proxy: false }),
     });

@@ -5,6 +5,8 @@
  * as the server says, else 0.5 s, 1 s, 2 s … 10 s with jitter. A stream in which nothing arrives
  * for `stallMs`, before the first byte or between two, is given up.
  */
+import { setTimeout as sleepFor } from "node:timers/promises";
+import type { config } from "../config.ts";
 import { ProviderError } from "../errors.ts";
 import type { Delta, ModelAnswer } from "../types.ts";
 import {
@@ -18,13 +20,7 @@ import {
   type Endpoint,
 } from "./failure.ts";
 
-export type Limits = {
-  stallMs: number;
-  /** How long to go on after the first attempt began, where the server names no time. */
-  retryForMs: number;
-  /** The same, where the server names the times. */
-  retryAfterMaxMs: number;
-};
+export type Limits = Pick<typeof config.limits, "stallMs" | "retryForMs" | "retryAfterMaxMs">;
 
 export type Clock = {
   now(): number;
@@ -72,12 +68,19 @@ export async function* withRetries(
   }
 }
 
+/** One attempt, which ends with `signal`, and when nothing arrives for `stallMs`. */
 async function* tryOnce(attempt: Attempt, stallMs: number, signal: AbortSignal) {
-  using watch = watchStream(stallMs, signal);
+  const own = new AbortController();
+  const stall = () => own.abort(new AttemptError("stall", `${stallMs / 1000} s`));
+  const timer = setTimeout(stall, stallMs);
+  const either = AbortSignal.any([signal, own.signal]);
   try {
-    yield* attempt(watch.signal, watch.alive);
+    yield* attempt(either, () => void timer.refresh());
   } catch (error) {
-    throw watch.signal.aborted ? watch.signal.reason : error;
+    throw either.aborted ? either.reason : error;
+  } finally {
+    clearTimeout(timer);
+    own.abort(); // drops the connection, should it still be open
   }
 }
 
@@ -88,8 +91,7 @@ function charsOf(output: Delta | ModelAnswer): number {
 
 function brokenOff(failure: AttemptError, endpoint: Endpoint, chars: number): ProviderError {
   const why = failure.kind === "stall" ? `sent nothing more for ${failure.detail}` : "broke off";
-  const said = failure.kind === "status" ? quote(failure, endpoint) : "";
-  const sentence = `The stream from ${endpoint.provider} ${why} after ${chars} characters.${said} Say "go on" to continue from what is there.`;
+  const sentence = `The stream from ${endpoint.provider} ${why} after ${chars} characters.${quote(failure, endpoint)} Say "go on" to continue from what is there.`;
   return new ProviderError(sentence, failure.status, failure);
 }
 
@@ -119,36 +121,7 @@ function delayBefore(
 const systemClock: Clock = {
   now: () => performance.timeOrigin + performance.now(),
   random: () => Math.random(),
-  sleep(ms, signal) {
-    const { promise, resolve, reject } = Promise.withResolvers<void>();
-    const abort = () => reject(signal.reason);
-    const timer = setTimeout(resolve, ms);
-    signal.addEventListener("abort", abort, { once: true });
-    if (signal.aborted) abort();
-    return promise.finally(() => {
-      clearTimeout(timer);
-      signal.removeEventListener("abort", abort);
-    });
+  sleep: async (ms, signal) => {
+    await sleepFor(ms, null, { signal }).catch(() => signal.throwIfAborted());
   },
 };
-
-type Watch = Disposable & { signal: AbortSignal; alive: () => void };
-
-/** A signal that aborts with `signal`, when `alive` is not called for `stallMs`, and at the end. */
-function watchStream(stallMs: number, signal: AbortSignal): Watch {
-  const controller = new AbortController();
-  const abort = () => controller.abort(signal.reason);
-  signal.addEventListener("abort", abort, { once: true });
-  if (signal.aborted) abort();
-  const stall = () => controller.abort(new AttemptError("stall", `${stallMs / 1000} s`));
-  const timer = setTimeout(stall, stallMs);
-  return {
-    signal: controller.signal,
-    alive: () => void timer.refresh(),
-    [Symbol.dispose]() {
-      clearTimeout(timer);
-      signal.removeEventListener("abort", abort);
-      controller.abort();
-    },
-  };
-}

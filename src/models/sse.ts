@@ -8,8 +8,7 @@
  * like an answer is an `AttemptError`.
  */
 import { AttemptError, networkError } from "./failure.ts";
-
-export type Json = Record<string, unknown>;
+import { parseJson, recordOf, textOf, type Json } from "./json.ts";
 
 /** Stands for `data: [DONE]`. */
 export const done: Json = {};
@@ -29,15 +28,23 @@ export async function* readEvents(
   const reader = response.body?.getReader();
   if (!reader) return;
   const decoder = new TextDecoder();
-  const lines = lineReader();
+  const parser = openParser();
+  let pending = "";
   let ended = false;
   while (!ended) {
     const { value, done: closed } = await reader.read().catch((error: unknown) => {
       throw networkError(error);
     });
     alive();
-    const events = lines.push(closed ? decoder.decode() : decoder.decode(value, { stream: true }));
-    if (closed) events.push(...lines.end());
+    const text = closed ? `${decoder.decode()}\n` : decoder.decode(value, { stream: true });
+    pending += text;
+    let events: Json[] = [];
+    if (text.includes("\n")) {
+      const lines = pending.split("\n");
+      pending = lines.pop() ?? "";
+      events = lines.map((line) => parser.take(line.trimEnd())).filter((event) => event !== null);
+    }
+    if (closed) parser.end();
     ended = closed || events.some((event) => event === done || event["type"] === "message_stop");
     if (events.length > 0) yield events;
   }
@@ -45,77 +52,36 @@ export async function* readEvents(
   await Promise.race([reader.read().catch(() => undefined), Bun.sleep(tailMs)]);
 }
 
-function lineReader() {
-  const events = eventReader();
-  let pending = "";
-  let isStream: boolean | null = null;
-  const takeLines = (): Json[] => {
-    const found: Json[] = [];
-    let start = 0;
-    for (let end = pending.indexOf("\n"); end !== -1; end = pending.indexOf("\n", start)) {
-      events.take(pending.slice(start, end), found);
-      start = end + 1;
-    }
-    pending = pending.slice(start);
-    return found;
-  };
-  return {
-    push(text: string): Json[] {
-      pending += text;
-      isStream ??= /^\s*$/.test(pending) ? null : !/^\s*[{[<]/.test(pending);
-      return isStream && text.includes("\n") ? takeLines() : []; // joins whole lines only
-    },
-    end(): Json[] {
-      if (isStream === false) return [readBody(pending.trim())];
-      pending += "\n\n";
-      return takeLines();
-    },
-  };
-}
-
-/** Lines to events. A payload that is JSON by itself is an event; others wait for the rest. */
-function eventReader() {
+/**
+ * Lines to events. Lines are joined until they are JSON, since some servers send an event over
+ * several, and some a bare JSON body or a web page in place of events.
+ */
+function openParser() {
   let name = "";
   let data = "";
-  return {
-    take(rawLine: string, found: Json[]): void {
-      const line = rawLine.trimEnd();
-      if (line === "") {
-        if (data !== "") throw unreadable(name, data);
-        name = "";
-      } else if (line.startsWith("event:")) {
-        name = line.slice(6).trim();
-      } else if (line.startsWith("data:") || line.startsWith("{")) {
-        const payload = line.startsWith("{") ? line : line.slice(5).trim();
-        data = data === "" ? payload : `${data}\n${payload}`;
-        const event = data.startsWith("[DONE]") ? done : parseObject(data);
-        if (!event) return;
-        found.push(event === done ? done : checked(name, event));
-        data = "";
-      }
-    },
+  let isBare = false;
+  const end = (): void => {
+    if (data !== "" && isBare) throw new AttemptError("page", data, 200);
+    if (data !== "") throw new AttemptError("status", data, name === "error" ? 500 : null);
+    name = "";
   };
-}
-
-function unreadable(name: string, data: string): AttemptError {
-  return new AttemptError("status", data, name === "error" ? 500 : null);
-}
-
-/** A whole body that is no stream: one JSON object, or nothing that can be used. */
-function readBody(body: string): Json {
-  const object = parseObject(body);
-  if (!object) throw new AttemptError("page", body, 200);
-  return checked("", object);
+  const take = (line: string): Json | null => {
+    if (data === "") isBare = /^\s*[{[<]/.test(line);
+    if (line === "" && !isBare) end();
+    if (!isBare && line.startsWith("event:")) name = line.slice(6).trim();
+    if (!isBare && !line.startsWith("data:")) return null;
+    data += `${data && "\n"}${isBare ? line : line.slice(5).trim()}`;
+    const event = data.startsWith("[DONE]") ? done : parseObject(data);
+    if (event) data = "";
+    return event && event !== done ? checked(name, event) : event;
+  };
+  return { take, end };
 }
 
 function parseObject(text: string): Json | null {
   if (!/[}\]]$/.test(text)) return null;
-  try {
-    const value: unknown = JSON.parse(text);
-    return recordOf(Array.isArray(value) ? value[0] : value); // Gemini wraps errors in a list
-  } catch {
-    return null; // the caller decides what a text that is no JSON means
-  }
+  const value = parseJson(text);
+  return recordOf(Array.isArray(value) ? value[0] : value); // Gemini wraps errors in a list
 }
 
 // ── Errors inside a stream ──────────────────────────────────────────────────────────────────────
@@ -138,10 +104,7 @@ const statusByWord: [RegExp, number][] = [
   [/rate.?limit|too_many|throttl|resource_exhausted/, 429],
   [/quota|billing/, 402],
   [/auth|api.?key/, 401],
-  [/permission|forbidden/, 403],
-  [/not.?found/, 404],
-  [/too_large/, 413],
-  [/invalid|bad.?request|unsupported|context/, 400],
+  [/invalid|bad.?request|unsupported|context|too_large|not.?found|permission|forbidden/, 400],
 ];
 
 /** The status that an error in a stream would have had; 500 where it does not say. */
@@ -153,20 +116,3 @@ function statusOf(error: Json): number {
   const words = `${textOf(error["type"])} ${textOf(error["code"])}`.toLowerCase();
   return statusByWord.find(([pattern]) => pattern.test(words))?.[1] ?? 500;
 }
-
-// ── Reading what may be of any shape ────────────────────────────────────────────────────────────
-
-export function recordOf(value: unknown): Json | null {
-  return typeof value === "object" && value !== null && !Array.isArray(value)
-    ? (value as Json)
-    : null;
-}
-
-export const textOf = (value: unknown): string => (typeof value === "string" ? value : "");
-
-export const recordsOf = (value: unknown): Json[] =>
-  Array.isArray(value) ? value.map(recordOf).filter((record) => record !== null) : [];
-
-/** A count of tokens; null where it is none. */
-export const countOf = (value: unknown): number | null =>
-  typeof value === "number" && value >= 0 ? value : null;

@@ -1,0 +1,146 @@
+/**
+ * What both wires share: a request goes out, events come in, a reply grows, an answer is made.
+ *
+ * A wire converts at its own boundary; nothing here knows which one it is. What a reply means is
+ * decided by its content, never by the reason a server gives for its end. Part of a call is never
+ * a call: a reply that breaks off is an `AttemptError`.
+ */
+import type { AssistantPart, Delta, Model, ModelAnswer, ModelRequest } from "../types.ts";
+import { AttemptError, failureIn, type Endpoint } from "./failure.ts";
+import type { Json } from "./json.ts";
+import { toCall, wellFormed, type Part } from "./repair.ts";
+import { withRetries, type Limits } from "./retry.ts";
+import { readEvents } from "./sse.ts";
+
+export type Wire = {
+  /** Sends a request in what is known of the server's dialect; fails as `fetchOrFail` does. */
+  post(request: ModelRequest, signal: AbortSignal): Promise<Response>;
+  /** Learns from a refusal. True: that was new, and the request is worth sending once more. */
+  learn(failure: AttemptError): boolean;
+  /** Begins to read a reply. */
+  open(reply: Reply): Reader;
+};
+
+/** `take` reads an event into the reply, `end` what was held back; both give what to show. */
+export type Reader = { take: (event: Json) => Delta[]; end?: () => Delta[] };
+
+export type Reply = {
+  /** In the order of the answer's parts. */
+  blocks: Block[];
+  usage: ModelAnswer["usage"];
+  /** The server's own word for why it ended. */
+  stop: string;
+  /** Whether the end came; a stream without one broke off. */
+  isComplete: boolean;
+};
+
+/** A part of a reply as it grows. */
+export type Block = {
+  type: "text" | "thinking" | "tool_call";
+  /** What the server counts it by, if it does. */
+  index: number | null;
+  /** Of a call: its arguments, as JSON. */
+  text: string;
+  id: string;
+  name: string;
+  /** What the provider wants back unchanged, with the thinking or with the call. */
+  signature: string;
+  redacted: string;
+  /** Of a call: arguments that came whole with its beginning; `text` goes before. */
+  whole: string;
+};
+
+export const newBlock = (type: Block["type"], more: Partial<Block> = {}): Block => ({
+  type,
+  index: null,
+  text: "",
+  id: "",
+  name: "",
+  signature: "",
+  redacted: "",
+  whole: "",
+  ...more,
+});
+
+/** Adds `text` to a block; gives what that shows. */
+export function grow(block: Block, text: string): Delta[] {
+  block.text += text;
+  if (block.type === "tool_call")
+    return [{ type: "tool_delta", name: block.name, chars: text.length }];
+  return text === "" ? [] : [{ type: `${block.type}_delta`, text }];
+}
+
+/** The model behind a wire. */
+export function openModel(
+  wire: Wire,
+  endpoint: Endpoint,
+  facts: Pick<Model, "id" | "contextTokens" | "price">,
+  limits: Limits,
+): Model {
+  return {
+    ...facts,
+    stream(request, signal) {
+      const clean = wellFormed(request);
+      return withRetries(
+        (attemptSignal, alive) => converse(wire, endpoint.provider, clean, attemptSignal, alive),
+        endpoint,
+        limits,
+        signal,
+      );
+    },
+  };
+}
+
+async function* converse(
+  wire: Wire,
+  provider: string,
+  request: ModelRequest,
+  signal: AbortSignal,
+  alive: () => void,
+): AsyncGenerator<Delta | ModelAnswer> {
+  const response = await send(wire, request, signal);
+  const usage = { inputTokens: 0, outputTokens: 0, cacheReadTokens: 0, cacheWriteTokens: 0 };
+  const reply: Reply = { blocks: [], usage, stop: "", isComplete: false };
+  const reader = wire.open(reply);
+  for await (const events of readEvents(response, alive))
+    for (const event of events) for (const delta of reader.take(event)) yield delta;
+  if (!reply.isComplete) throw new AttemptError("broken", "the answer never came to its end");
+  for (const delta of reader.end?.() ?? []) yield delta;
+  const parts = partsOf(reply, provider, request);
+  yield { type: "answer", parts, stopReason: stopReasonOf(reply.stop, parts), usage: reply.usage };
+}
+
+async function send(wire: Wire, request: ModelRequest, signal: AbortSignal): Promise<Response> {
+  for (let lessons = 0; ; lessons++) {
+    try {
+      return await wire.post(request, signal);
+    } catch (error) {
+      const failure = failureIn(error);
+      // A server that contradicts itself is not asked for ever.
+      if (!failure || lessons === 8 || !wire.learn(failure)) throw error;
+    }
+  }
+}
+
+function partsOf(reply: Reply, provider: string, request: ModelRequest): AssistantPart[] {
+  const known = new Set(request.tools.map((tool) => tool.name));
+  const parts = request.messages.flatMap((message): Part[] => message.parts);
+  const taken = new Set(parts.flatMap((part) => (part.type === "tool_call" ? part.id : [])));
+  return reply.blocks.flatMap((block): AssistantPart[] => {
+    const { type, text, id, name, signature, redacted } = block;
+    if (type === "text") return text.trim() ? [{ type, text }] : [];
+    const kept = { ...(signature && { signature }), ...(redacted && { redacted }) };
+    if (type === "thinking")
+      return text || signature || redacted ? [{ type, text, provider, ...kept }] : [];
+    const args = text || block.whole;
+    if (!name && !args) return [];
+    const call = toCall(id, name, args, known, taken);
+    return signature ? [{ type: "thinking", text: "", provider, signature }, call] : [call];
+  });
+}
+
+function stopReasonOf(stop: string, parts: AssistantPart[]): ModelAnswer["stopReason"] {
+  if (/length|max_tokens|context_window/.test(stop)) return "length";
+  if (parts.some(({ type }) => type === "tool_call")) return "tool_calls";
+  return /filter|refusal|safety/i.test(stop) ? "refusal" : "end";
+}
