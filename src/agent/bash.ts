@@ -49,11 +49,12 @@ const MAX_FOLDERS = 8;
 
 type Walk = {
   place: Place;
-  source: string;
-  /** The folders the shell may be in; null: any. */
+  /** The folders the shell may be in; null: it may be anywhere. */
   cwds: string[] | null;
   /** Inside a substitution: what is printed becomes somebody's arguments. */
   nested: boolean;
+  /** A first look at a loop, to see whether it leaves its folder. */
+  probing: boolean;
   depth: number;
   line: Line;
 };
@@ -67,7 +68,7 @@ export function readLine(command: string, place: Place): Line {
   if (command.length > MAX_CHARS)
     line.parts.push(opaque(`a command of ${command.length.toLocaleString("en")} characters`));
   const cwds = [place.cwd];
-  walk(parse(command), { place, source: command, cwds, nested: false, depth: 0, line });
+  walk(parse(command), { place, cwds, nested: false, probing: false, depth: 0, line });
   return line;
 }
 
@@ -111,10 +112,7 @@ function walk(node: Shell.SyntaxNode, w: Walk): void {
     case "ArithmeticFor":
     case "Select":
     case "While":
-    case "Function":
-    case "Coproc": // What runs again, or later, may run in a folder that this line went to.
-      if (/\b(cd|pushd|popd)\b/.test(w.source)) w.cwds = null;
-      return children();
+      return walkLoop(node, w);
     case "Redirect":
       return addRedirect(node, w);
     case "Command":
@@ -124,11 +122,18 @@ function walk(node: Shell.SyntaxNode, w: Walk): void {
   }
 }
 
+/** A loop that goes somewhere may be anywhere when it goes there again. */
+function walkLoop(node: Shell.SyntaxNode, w: Walk): void {
+  const probe: Walk = { ...w, probing: true, line: { trouble: null, parts: [] } };
+  if (!w.probing) forEachChild(node, (child) => walk(child, probe));
+  if (probe.cwds?.join() !== w.cwds?.join()) w.cwds = null;
+  forEachChild(node, (child) => walk(child, w));
+}
+
 /** Any command may fail, and then the shell is still where it was. */
 function walkStatement(node: Shell.Statement, w: Walk): void {
   const before = w.cwds;
-  const inner = node.background ? { ...w } : w;
-  forEachChild(node, (child) => walk(child, inner));
+  forEachChild(node, (child) => walk(child, w));
   w.cwds = union(before, w.cwds);
 }
 
@@ -146,7 +151,7 @@ function union(a: string[] | null, b: string[] | null): string[] | null {
 }
 
 /** Bash evaluates the values of variables in arithmetic, and `a[$(id)]` in one of them runs `id`. */
-const NUMBERS = /^[\d\s+*/%()<>&|^!~?:$[\]-]*$/;
+const NUMBERS = /^(\$\(|\$\[)?[\d\s+*/%()<>&|^!~?:-]*\]?$/;
 
 /** What of a node itself, beside its commands, may run something or set a variable; or null. */
 function dangerOf(node: Shell.SyntaxNode): string | null {
@@ -214,6 +219,7 @@ function addPart(arg: Arg, part: Shell.WordPart, w: Walk): void {
       return;
     case "Glob":
       arg.glob = true;
+      arg.sure &&= !/[$`]/.test(part.text);
       arg.value += part.text;
       return;
     default: {
@@ -303,7 +309,7 @@ function describe(args: Arg[], w: Walk): Part {
 function runs({ script, commands }: Within, w: Walk): Part[] {
   if (script === undefined) return commands.map((args) => describe(args, w));
   const line: Line = { trouble: null, parts: [] };
-  walk(parse(script), { ...w, source: script, line });
+  walk(parse(script), { ...w, line });
   w.line.trouble ??= line.trouble;
   return line.parts;
 }

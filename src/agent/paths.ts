@@ -6,7 +6,7 @@
  * `realResolve` alone looks at the disk.
  */
 import { lstatSync, readlinkSync } from "node:fs";
-import { dirname, join, normalize } from "node:path";
+import { join, normalize } from "node:path";
 import type { Policy } from "../types.ts";
 import type { Touch } from "./programs.ts";
 
@@ -25,8 +25,8 @@ export function realResolve(path: string): string {
     const name = names.pop();
     if (name === undefined) return real;
     if (name === "" || name === ".") continue;
-    const next = name === ".." ? dirname(real) : join(real, name);
-    const target = name === ".." || links > MAX_LINKS ? null : linkAt(next);
+    const next = join(real, name);
+    const target = links > MAX_LINKS ? null : linkAt(next);
     if (target === null) real = next;
     else {
       links++;
@@ -83,7 +83,7 @@ export const fold = (name: string): string =>
     .replace(/[. ]+(?=\/|$)/g, "");
 
 const GIT =
-  /\/\.git(\/(hooks|config(\.worktree)?|commondir|(modules|worktrees)\/.*\/?(hooks|config(\.worktree)?|commondir))(\/.*)?)?$/;
+  /\/\.git(\/(hooks|config(\.worktree)?|commondir|(modules|worktrees)\/(.*\/)?(hooks|config(\.worktree)?|commondir))(\/.*)?)?$/;
 const SHELL_START =
   /^\/(\.(bashrc|bash_(profile|login|logout|aliases)|profile|(zsh(rc|env)|z(profile|login|logout))|[kmc]shrc|tcshrc|login|logout)|\.config\/fish(\/.*)?)$/;
 const SYSTEM_SHELL_START = /^\/etc\/(profile(\.d\/.*)?|(bash\.)?bashrc|(zsh|fish)(\/.*)?|z\w+)$/;

@@ -17,6 +17,7 @@ import {
   hostOf,
   isAbout,
   joinRules,
+  mayName,
   toPattern,
 } from "./rules.ts";
 import { type Kind, parseRule, type Rule, splitRules } from "./rules.ts";
@@ -94,7 +95,11 @@ function forbidden(the: Case): Judgement | null {
   const guard = guardOf(the.policy);
   for (const [touch, sight] of the.sights) {
     const why = sight && guard(touch, sight);
-    if (why) return verdict("deny", `${touch.path} ${why}: it is protected in every mode.`);
+    if (why)
+      return verdict(
+        "deny",
+        `${show(sight.names[0] ?? "")} ${why}: it is protected in every mode.`,
+      );
   }
   const rule = ruleAgainst("deny", the);
   return rule === null
@@ -108,6 +113,9 @@ function questioned(the: Case): Judgement | null {
   if (rule) return ask(`the rule ${rule} wants a person's word`, the, rule);
   if (the.line.trouble !== null)
     return ask(`the command cannot be read with certainty (${the.line.trouble})`, the);
+  const touches = [...the.sights.keys()];
+  const hidden = the.rules.deny.find((one) => touches.some((touch) => mayName(one, touch)));
+  if (hidden) return ask(`a wildcard may name what the rule ${hidden.text} denies`, the);
   const critical = [...the.sights].some(([touch, sight]) => isCritical(touch, sight, the.policy));
   return critical ? ask("it may remove all of a workspace, a home or the system", the) : null;
 }
@@ -115,16 +123,15 @@ function questioned(the: Case): Judgement | null {
 /** The first rule of the list that is about any part of the call. */
 function ruleAgainst(kind: "deny" | "ask", { call, rules, line, sights }: Case) {
   const parts = flatten(line.parts);
-  const commands = [
-    String(call.input.command),
-    ...parts.flatMap(({ text, plain }) => text ?? plain),
-  ];
+  const commands = parts.flatMap(({ text, plain }) => [text ?? plain, plain]);
+  const lines = [String(call.input.command), ...commands];
   const found = rules[kind].find(
     (rule) =>
       coversCall(rule, call.name, call.input) ||
-      (call.name === "Bash" &&
-        coversAny(rule, [...commands, ...parts.map(({ plain }) => plain)])) ||
-      [...sights].some(([{ access }, sight]) => sight && rule.covers(access, sight.names)),
+      (call.name === "Bash" && coversAny(rule, lines)) ||
+      [...sights].some(([{ access }, sight]) =>
+        sight?.names.some((name) => rule.covers(access, name)),
+      ),
   );
   return found?.text ?? null;
 }
@@ -185,26 +192,27 @@ function outcomeOf(part: Part, the: Case): Outcome {
 function fileOutcome(touch: Touch, { policy, rules, sights }: Case): Outcome {
   const sight = sights.get(touch);
   const { access, path, base } = touch;
+  if (access === "mention") return allowed();
   if (!sight || (access === "write" && path !== base))
     return left(`only the shell will know which file is ${access === "read" ? "read" : "written"}`);
   const byMode = access === "read" || policy.mode === "edit";
   if (byMode && sight.inside) return allowed();
 
   const inRoots = (name: string) => policy.roots.some((root) => isWithin(name, root));
-  const covering = (name: string) => rules.allow.find((rule) => rule.covers(access, [name]));
+  const covering = (name: string) => rules.allow.find((rule) => rule.covers(access, name));
   const bare = sight.names.filter((name) => !covering(name) && !(byMode && inRoots(name)));
   if (bare.length === 0) return allowed(sight.names.map(covering).find(Boolean)?.text);
   const what = sight.inside ? "changes" : "is outside the workspace";
   const tool = access === "read" ? "Read" : "Edit";
-  const cures = bare.map((name) => `${tool}(${patternOf(name, policy.roots[0] ?? "/")})`);
+  const cures = bare.map((name) => `${tool}(${patternOf(name, path === base, policy)})`);
   return left(`${show(sight.names[0] ?? base)} ${what}`, cures);
 }
 
 // ── Suggestions and sentences ───────────────────────────────────────────────────────────────────
 
 /** A path as a rule has it: from the workspace where it lies in there. */
-function patternOf(path: string, workspace: string): string {
-  const escaped = (text: string) => text.replace(/[*?[\]!#\\]/g, "\\$&");
+function patternOf(path: string, isName: boolean, { roots: [workspace = "/"] }: Policy): string {
+  const escaped = (text: string) => (isName ? text.replace(/[*?[\]!#\\]/g, "\\$&") : text);
   return isWithin(path, workspace)
     ? escaped(path.slice(workspace.length)) || "/**"
     : `/${escaped(path)}`;
@@ -303,11 +311,11 @@ function filesOf(
 /** A search looks into its folder, and wherever a pattern such as `../*` or `/etc/*` leads. */
 function searchOf(path: unknown, pattern: unknown, policy: Policy): Line | string {
   const line = filesOf("read", { path }, policy);
-  const leads = typeof pattern === "string" && /^[~/]|[{,][~/]|\.\./.test(pattern);
-  if (typeof line === "string" || !leads) return line;
+  if (typeof line === "string" || typeof pattern !== "string" || pattern === "") return line;
   const folder = line.parts[0]?.touches[0]?.path ?? "/";
-  const found = touchAt("read", absolute(pattern, policy), folder, true);
-  const touch = /[{,][~/]/.test(pattern) ? { ...found, path: null } : found;
+  const leaves = /^[~/]|[{,][~/]|\.\./.test(pattern);
+  const touch = touchAt(leaves ? "read" : "mention", absolute(pattern, policy), folder, true);
+  if (/[{,][~/]/.test(pattern)) touch.path = null;
   return {
     ...line,
     parts: line.parts.map((part) => ({ ...part, touches: [...part.touches, touch] })),

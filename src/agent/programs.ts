@@ -25,7 +25,7 @@ export type Touch = {
 /** `known`: the program does nothing but `touches`. */
 export type Effects = { known: boolean; touches: Touch[] };
 
-/** The folders a command may be started in (null: any), and the one where the line began. */
+/** The folders a command may be started in (null: anywhere), and the one where the line began. */
 export type Here = { cwds: string[] | null; start: string };
 
 // ── Tables ──────────────────────────────────────────────────────────────────────────────────────
@@ -129,7 +129,7 @@ const writers: readonly (readonly [names: RegExp, writer: Writer])[] = [
 ];
 
 /** The writers that the mode `edit` runs by itself. */
-const MOVES = /^(mkdir|touch|tee|cp|mv) /;
+const MOVES = /^(mkdir|touch|tee|cp|mv)$/;
 
 /** The beginning of a line whose rest is run as it is; with the space before that rest. */
 const PLAIN_WRAPPER =
@@ -150,7 +150,7 @@ export type Within = { script?: string; commands: Arg[][]; only: boolean };
 
 export function withinOf(args: Arg[], text: string, plain: string): Within | null {
   const script = args.every(({ sure }) => sure) ? scriptOf(args, plain) : null;
-  if (script !== null) return { script, commands: [], only: /^\w*sh -c /.test(text) };
+  if (script !== null) return { script, commands: [], only: /^(ba|da)?sh -c /.test(text) };
   const skipped = PLAIN_WRAPPER.exec(text)?.[0].trim().split(" ").length;
   if (skipped) return { commands: [args.slice(skipped)], only: true };
   const commands = /^command -[vV] /.test(plain) ? [] : wrapped(args, plain);
@@ -232,12 +232,14 @@ function split(args: Arg[]): { operands: Arg[]; flags: Arg[] } {
 /** What a reader touches; null where one of the words is not on its list. */
 function reading(args: Arg[], here: Here): Effects | null {
   for (let count = Math.min(args.length, 5); count > 0; count--) {
-    const words = args.slice(0, count).map(({ value }) => value);
-    if (words[0] === "git" && words[1] === "--no-pager") words.splice(1, 1);
-    const name = words.join(" ");
+    const words = args.slice(0, count);
+    const name = words
+      .map(({ value }) => value)
+      .join(" ")
+      .replace(/^git --no-pager /, "git ");
     const reader = readers.find(([names]) => names.test(name))?.[1];
-    if (reader && !words.some((word) => word.includes(" ")))
-      return applying(reader, args.slice(count), here);
+    const certain = words.every(({ sure, value }) => sure && !value.includes(" "));
+    if (reader) return certain ? applying(reader, args.slice(count), here) : null;
   }
   return null;
 }
@@ -271,7 +273,7 @@ function writing(args: Arg[], plain: string, here: Here): Effects | null {
   const operands = files.map((arg) => ({ ...arg, value: arg.value.replace(/^[io]f=/, "") }));
   const listed = flags.every(({ value }) => writer.flags?.test(value));
   const certain = operands.length > 0 && operands.every(({ sure, glob }) => sure && !glob);
-  const known = MOVES.test(plain) && listed && certain;
+  const known = MOVES.test(args[0]?.raw ?? "") && listed && certain;
   const target = operands.at(-1);
   if (writer.into && listed && target)
     return { known, touches: placing(writer.into, operands.slice(0, -1), target, here) };

@@ -137,8 +137,8 @@ const READS = /^(Read|Glob|Grep|LS|NotebookRead)$/;
 const EDITS = /^(Edit|Write|MultiEdit|NotebookEdit)$/;
 const isAboutFiles = (tool: string): boolean => READS.test(tool) || EDITS.test(tool);
 
-/** Whether a rule covers an access to the file of these names. */
-export type Covers = (access: Touch["access"], names: readonly string[]) => boolean;
+/** Whether a rule covers an access to the file of that name. */
+export type Covers = (access: Touch["access"], name: string) => boolean;
 
 /** What `rule`, on the list `kind`, covers of files. */
 export function fileCover({ tool, spec }: Rule, kind: Kind, policy: Policy): Covers {
@@ -153,13 +153,26 @@ export function fileCover({ tool, spec }: Rule, kind: Kind, policy: Policy): Cov
       ? isWrite(access)
       : kind === "deny" || access === "read" || (kind === "ask" && access === "mention");
   let covered: ((path: string) => boolean) | undefined;
-  return (access, names) => {
+  return (access, name) => {
     if (!concerns(access)) return false;
     covered ??= toPathPattern(spec, kind, policy);
-    return kind === "allow"
-      ? names.every(covered)
-      : names.flatMap((name) => [name, fold(name)]).some(covered);
+    return covered(name) || (kind !== "allow" && covered(fold(name)));
   };
+}
+
+/** Whether a wildcard of the shell's may name what a rule is about: a guess, and rather yes. */
+export function mayName({ tool, spec }: Rule, { access, path, base }: Touch): boolean {
+  const isRead = access === "read" || access === "mention";
+  if (spec === null || path === null || path === base) return false;
+  if (!isAboutFiles(tool) || (isRead && EDITS.test(tool))) return false;
+  const key = spec.split("/").findLast((part) => /[^*]/.test(part)) ?? "*";
+  const patterns = path
+    .slice(base.length)
+    .split("/")
+    .filter((part) => /[*?[]/.test(part));
+  return patterns.some(
+    (part) => (part.startsWith(".") || !key.startsWith(".")) && new Bun.Glob(part).match(key),
+  );
 }
 
 /** A path pattern as .gitignore has them; of a folder it covers all that is below. */
