@@ -138,6 +138,8 @@ export type Workbench = {
   stamps: Map<string, FileStamp>;
   /** false: a change needs no earlier Read, since whoever asks for it has seen the file. */
   needsRead?: boolean;
+  /** Whether a file may not be shown, though it lies where a search may look. */
+  hides?(path: string): boolean;
   shells: Map<string, BackgroundShell>;
   /** The environment that commands see; holds no key. */
   env: Record<string, string>;
@@ -179,6 +181,8 @@ export interface Hands {
   /** The tools these hands have, in the order the model sees them. */
   readonly tools: readonly ToolSpec[];
   isReadOnly(name: string): boolean;
+  /** false: `run` would do nothing but say what is wrong with the call's name or arguments. */
+  isRunnable(call: ToolCall): boolean;
   run(call: ToolCall, signal: AbortSignal): Promise<ToolOutput>;
   /** What a call would change, as a unified diff; null where there is nothing to show. */
   preview(call: ToolCall): Promise<string | null>;

@@ -42,6 +42,7 @@ function notingHands(notes: string[]): Hands {
   return {
     tools,
     isReadOnly: (name) => name !== "Bash",
+    isRunnable: () => true,
     async run({ id }, signal) {
       notes.push(`+${id}`);
       await Bun.sleep(30);

@@ -295,8 +295,7 @@ const toResult = (call: ToolCall, output: ToolOutput): Event & { type: "tool_res
 /** The call as it may run, or null once its refusal is logged. */
 async function permit(turn: Turn, call: ToolCall): Promise<ToolCall | null> {
   const { session, options } = turn;
-  const known = call.name === "Skill" || session.hands.tools.some(({ name }) => name === call.name);
-  if (call.invalid !== undefined || !known) return call; // the hands say what is wrong; nothing runs
+  if (call.name !== "Skill" && !session.hands.isRunnable(call)) return call; // they will say why
   const verdict = decide(call, session.policy());
   if (verdict.decision === "allow") return call;
   if (verdict.decision === "deny") return refuse(turn, call, verdict.reason);

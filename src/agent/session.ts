@@ -26,7 +26,7 @@ import type {
 } from "../types.ts";
 import { buildSystemPrompt, readContext } from "./context.ts";
 import { closeCalls, emptyFold, fold, type Folded } from "./fold.ts";
-import { realResolve, removedTools } from "./permissions.ts";
+import { decide, realResolve, removedTools } from "./permissions.ts";
 import { findSkills, type SkillIndex, skillSpec } from "./skills.ts";
 
 export type SessionOptions = {
@@ -90,7 +90,7 @@ export async function openSession(options: SessionOptions): Promise<Session> {
   ]);
   const state = emptyFold();
   for (const { event } of opened.events) fold(state, event);
-  const hands = openLocalHands({ roots });
+  const hands = openLocalHands({ roots, hides: (path) => isDenied(path, session.policy()) });
   const notices: string[] = [...skills.broken];
 
   let { created } = opened;
@@ -228,6 +228,11 @@ function newContext(state: Folded, texts: { environment: string; instructions: s
     .filter((name) => texts[name] !== (state.context.get(name) ?? ""))
     .map((name) => ({ type: "context", name, text: texts[name] }));
 }
+
+/** Whether a deny rule covers reading a file, as seen by a search that comes across it. */
+const isDenied = (path: string, policy: Policy): boolean =>
+  policy.rules.deny.length > 0 &&
+  decide({ name: "Read", input: { file_path: path } }, policy).decision === "deny";
 
 const joinRules = (a: Rules, b: Rules): Rules => ({
   allow: [...a.allow, ...b.allow],

@@ -21,6 +21,8 @@ export type LocalHandsOptions = {
   tools?: readonly Tool[];
   /** Whether an edit needs an earlier read of the file. Default: true. */
   needsRead?: boolean;
+  /** Files whose content a search may not show; absolute paths. Default: none. */
+  hides?: (path: string) => boolean;
 };
 
 /** Hands in this process. `close` ends every process that they started. */
@@ -32,12 +34,14 @@ export function openLocalHands(options: LocalHandsOptions): Hands {
     stamps: new Map(),
     shells: new Map(),
     needsRead: options.needsRead ?? true,
+    hides: options.hides,
     env: { ...scrubEnv(env), [MARK]: `${env[MARK] ?? ""}/${crypto.randomUUID()}` },
   };
   let isClosed = false;
   return {
     tools: tools.map(specOf),
     isReadOnly: (name) => byName.get(name)?.readOnly ?? false,
+    isRunnable: (call) => !("error" in prepare(call, byName)),
     async run(call, signal) {
       signal.throwIfAborted();
       if (isClosed) return failed("The session is ending; no tool runs any more.");
