@@ -51,14 +51,26 @@ async function main(): Promise<void> {
   try {
     process.exitCode = await run(process.argv.slice(2));
   } catch (error) {
-    console.error(`claw: ${messageOf(error)}`);
-    if (process.env["CLAW_DEBUG"]) console.error(error);
+    tell(error);
     process.exitCode = exitCodeOf(error);
   }
   for (const stream of [process.stdout, process.stderr])
     await new Promise<void>((done) => void stream.write("", () => done()));
   process.exit();
 }
+
+function tell(error: unknown): void {
+  console.error(`claw: ${messageOf(error)}`);
+  if (process.env["CLAW_DEBUG"]) console.error(error);
+}
+
+/** A bug that nobody caught. */
+function endWith(error: unknown): void {
+  tell(error);
+  process.exit(1);
+}
+process.on("uncaughtException", endWith);
+process.on("unhandledRejection", endWith);
 
 /** Output into a closed pipe (`claw … | head`) is the reader's wish, not a failure. */
 function ignoreClosedPipe(error: NodeJS.ErrnoException): void {
