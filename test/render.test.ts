@@ -1,13 +1,12 @@
 /** From events to lines: markdown that streams, calls, results, diffs, questions; nothing escapes. */
 import { describe, expect, test } from "bun:test";
-import { Activity } from "../src/chat/activity.ts";
 import { renderPatch, renderQuestion, renderResult, titleOf } from "../src/chat/calls.ts";
 import { Editor } from "../src/chat/editor.ts";
 import { escapeLine, escapeText, keepColours } from "../src/chat/escape.ts";
-import { composeLive } from "../src/chat/live.ts";
 import { MarkdownStream } from "../src/chat/markdown.ts";
-import { Picker } from "../src/chat/picker.ts";
+import { Picker } from "../src/chat/question.ts";
 import { Renderer } from "../src/chat/render.ts";
+import { Activity, composeLive } from "../src/chat/screen.ts";
 import { glyphs, widthOf } from "../src/chat/style.ts";
 import type { Output, ToolCall } from "../src/types.ts";
 
@@ -93,15 +92,14 @@ const afterTurn = (...outputs: Output[]) => {
   return printed;
 };
 const live = (text: string) => {
-  const activity = new Activity();
-  activity.start("x", 0);
+  const activity = new Activity("x", 0, 0);
   activity.take({ type: "retry", attempt: 1, delayMs: 9000, cause: text }, 0, () => text);
   const editor = new Editor(() => ({ start: 0, options: [{ value: text, note: text }] }));
   editor.press({ type: "paste", text });
   const input = { render: (columns: number, rows: number) => editor.render(columns, rows) };
   const spinner = activity.line(1000, 400);
   return composeLive(400, 24, {
-    tail: () => [],
+    tail: [],
     spinner,
     queued: [text],
     written: text,
@@ -488,7 +486,7 @@ describe("questions show all of it", () => {
 
 describe("the live area", () => {
   const parts = {
-    tail: (max: number) => Array.from({ length: Math.max(0, max) }, () => "tail"),
+    tail: ["tail", "tail", "tail", "tail", "tail"],
     spinner: "spinner",
     queued: ["one", "two", "three", "four", "five"],
     written: "",
@@ -506,8 +504,7 @@ describe("the live area", () => {
   );
 
   test("an activity shows after half a second, with time, tokens and retries", () => {
-    const activity = new Activity();
-    activity.start("Waiting", 0, 3400);
+    const activity = new Activity("Waiting", 0, 3400);
     expect(activity.line(400, 80)).toBeNull();
     activity.take({ type: "text_delta", text: "x".repeat(400) }, 0, () => "");
     expect(Bun.stripANSI(activity.line(12_000, 80) ?? "")).toMatch(/Answering.*12s.*3\.4k.*100/);

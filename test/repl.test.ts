@@ -221,6 +221,14 @@ describe.concurrent("the screen", () => {
     expect(times(pane.all(), "End.")).toBe(1);
   });
 
+  test("what is said at the start is broken at words", async () => {
+    const env = { OPENAI_API_KEY: "", OPENAI_BASE_URL: "" };
+    using pane = await start([], { args: ["--model", "demo"], env, columns: 36 });
+    const lines = pane.all().split("\n").slice(0, 4);
+    expect(lines.join(" ")).toContain("claw: a coding agent for any model");
+    expect(lines.filter((line) => line.length > 35)).toEqual([]);
+  });
+
   test("NO_COLOR, and ASCII where the locale is not UTF-8", async () => {
     const answer = text("# Title\n\n- item with **bold**\n");
     using pane = await start([answer], { env: { NO_COLOR: "1", LANG: "C" } });
@@ -427,6 +435,8 @@ describe.concurrent("questions", () => {
     expect(pane.exists("made")).toBe(made);
     if (key === "n") expect(pane.sent(1)).toContain("use another name");
     if (key === "Escape") expect(pane.server.requests).toHaveLength(1);
+    const said = { y: "yes", Enter: "yes", a: "remembered: Edit(/made)", n: "no" }[key];
+    if (said) expect(pane.all()).toContain(`⎿ ${said}`);
   });
 
   test("a rule that is remembered is not asked again, and can be removed", async () => {
@@ -514,8 +524,8 @@ describe.concurrent("interrupting and leaving", () => {
     ["exit", (pane) => pane.say("exit"), 0],
     [":q", (pane) => pane.say(":q"), 0],
     ["/exit", (pane) => pane.say("/exit"), 0],
-    ["SIGTERM", (pane) => killClaw(pane, "SIGTERM"), 143],
-    ["SIGHUP", (pane) => killClaw(pane, "SIGHUP"), 129],
+    ["SIGTERM", (pane) => killClaw(pane, "SIGTERM"), 130],
+    ["SIGHUP", (pane) => killClaw(pane, "SIGHUP"), 130],
   ])("%s leaves the terminal as it was", async (_, leave, code) => {
     using pane = await start([]);
     await leave(pane);
@@ -584,7 +594,7 @@ describe.concurrent("commands", () => {
       ["/help", "Shift-Tab"],
       ["/context", "free"],
       ["/cost", "1 call"],
-      ["/model", "openai/scripted"],
+      ["/model", "openai/scripted[\\s\\S]*/model openai/"],
       ["/permissions", "Mode: ask"],
       ["/permissions edit", "The mode is now edit"],
       ["/sessions", "/resume goes on"],

@@ -11,13 +11,13 @@ import { paintDiffLine } from "./markdown.ts";
 import {
   bold,
   dim,
-  expandTabs,
   fit,
   glyphs,
   green,
   magenta,
   minus,
   plural,
+  printable,
   red,
   strikethrough,
   wrap,
@@ -30,35 +30,21 @@ export type View = { cwd: string; columns: number; verbose: boolean };
 
 /** Far more than any screen is wide. */
 const maxTitleChars = 1000;
-const folded = { result: 4, error: 10, patch: 40 };
-const verboseLines = 2000;
+const maxLines = { result: 4, error: 10, patch: 40, verbose: 2000 };
 
 // ── Calls ───────────────────────────────────────────────────────────────────────────────────────
 
 /** What a call is about, in one line of any length: a command, a path, a pattern. */
-export function titleOf(call: ToolCall, cwd: string): string {
-  const { input } = call;
-  const text = (name: string): string => (typeof input[name] === "string" ? input[name] : "");
-  if (call.invalid !== undefined) return escapeLine(call.invalid.slice(0, maxTitleChars));
-  switch (call.name) {
-    case "Bash":
-      return escapeLine(text("command").trim().slice(0, maxTitleChars));
-    case "Read":
-    case "Write":
-    case "Edit":
-      return escapeLine(shortPath(text("file_path"), cwd)) + rangeOf(input);
-    case "Grep":
-    case "Glob": {
-      const where = text("path") || text("glob");
-      return escapeLine(text("pattern") + (where && ` in ${shortPath(where, cwd)}`));
-    }
-    case "TodoWrite":
-      return "";
-    default: {
-      const values = Object.values(input).filter((value) => typeof value === "string");
-      return escapeLine(values[0] ?? (Object.keys(input).length > 0 ? JSON.stringify(input) : ""));
-    }
-  }
+export function titleOf({ name, input, invalid }: ToolCall, cwd: string): string {
+  if (name === "TodoWrite" && invalid === undefined) return "";
+  const { command, file_path: path, pattern, path: folder, glob } = input;
+  const texts = [invalid, command, path, pattern, ...Object.values(input)];
+  const text = texts.find((value) => typeof value === "string") ?? JSON.stringify(input);
+  const where = text === pattern ? (folder ?? glob) : undefined;
+  const title =
+    (text === path ? shortPath(text, cwd) + rangeOf(input) : text.trim()) +
+    (typeof where === "string" ? ` in ${shortPath(where, cwd)}` : "");
+  return title === "{}" ? "" : escapeLine(title.slice(0, maxTitleChars));
 }
 
 function rangeOf({ offset, limit }: Record<string, unknown>): string {
@@ -68,8 +54,7 @@ function rangeOf({ offset, limit }: Record<string, unknown>): string {
 }
 
 export function shortPath(path: string, cwd: string): string {
-  if (!path.startsWith("/")) return path;
-  const inside = relative(cwd, path);
+  const inside = path.startsWith("/") ? relative(cwd, path) : path;
   return inside.startsWith("..") || inside === "" ? path : inside;
 }
 
@@ -85,15 +70,15 @@ export function renderResult(
 ): string[] {
   const paint = result.isError ? red : green;
   const counts = result.patch && !result.isError ? countChanges(result.patch) : "";
-  const title = call ? titleOf(call, view.cwd) : "";
   const note = result.denied ? red(` ${glyphs.no} not permitted`) : counts;
   const room = view.columns - Bun.stringWidth(note) - 1;
+  const title = call ? titleOf(call, view.cwd) : "";
   const head = `${paint(glyphs.dot)} ${bold(nameOf(result.name))} ${title}`.trimEnd();
-  return [fit(head, room) + note, ...indent(bodyOf(call, result, view, patchSeen))];
+  return [fit(head, room) + note, ...underElbow(bodyOf(call, result, view, patchSeen))];
 }
 
 /** The first line stands behind the elbow, the others below it. */
-function indent(lines: string[]): string[] {
+export function underElbow(lines: string[]): string[] {
   const elbow = `  ${dim(glyphs.result)} `;
   const pad = " ".repeat(Bun.stringWidth(elbow));
   return lines.map((line, index) => (index === 0 ? elbow : pad) + line);
@@ -105,67 +90,54 @@ function bodyOf(
   view: View,
   patchSeen: boolean,
 ): string[] {
-  if (!result.isError) {
-    const todos = result.name === "TodoWrite" ? readTodos(call) : [];
-    if (todos.length > 0) return todos.map(renderTodo);
-    if (result.patch) return patchSeen ? [dim("as shown")] : foldPatch(result.patch, view);
-    if (result.images?.length) return [dim(plural(result.images.length, "image"))];
-    const read = result.name === "Read" ? (result.content.match(/^ *\d+[\t→|]/gm)?.length ?? 0) : 0;
-    if (read > 0 && !view.verbose) return [dim(plural(read, "line"))];
-  }
-  return foldText(result, view);
+  const { name, content, patch, images = [], isError } = result;
+  const text = printable(content.replaceAll("\r\n", "\n").trimEnd()) || "(no output)";
+  // An error is wrapped, so that none of it is cut.
+  if (isError) return fold(wrap(text, view.columns - 6).map(red), maxLines.error, view);
+  const todos = name === "TodoWrite" ? call?.input["todos"] : null;
+  if (Array.isArray(todos)) return todos.map(renderTodo);
+  if (patch) return patchSeen ? [dim("as shown")] : fold(renderPatch(patch), maxLines.patch, view);
+  if (images.length > 0) return [dim(plural(images.length, "image"))];
+  const read = name === "Read" ? (content.match(/^ *\d+[\t→|]/gm)?.length ?? 0) : 0;
+  if (read > 0 && !view.verbose) return [dim(plural(read, "line"))];
+  return fold(text.split("\n").map(dim), maxLines.result, view);
 }
 
-function foldText({ content, isError }: ToolResult, view: View): string[] {
-  const width = Math.max(8, view.columns - 6);
-  const text = expandTabs(escapeText(content.replaceAll("\r\n", "\n").trimEnd()));
-  if (!text) return [dim("(no output)")];
-  const all = text.split("\n");
-  const lines = isError && !view.verbose ? all.flatMap((line) => wrap(line, width)) : all;
-  const max = view.verbose ? verboseLines : isError ? folded.error : folded.result;
-  const shown = lines.slice(0, lines.length === max + 1 ? max + 1 : max);
-  const cut = shown.map((line) => (view.verbose ? line : fit(line, width)));
-  return [...cut.map((line) => (isError ? red(line) : dim(line))), ...rest(lines, shown)];
+/** The first `max` lines, cut to the screen's width, and how many more there are. */
+function fold(lines: string[], max: number, { verbose, columns }: View): string[] {
+  const limit = verbose ? maxLines.verbose : max;
+  const count = lines.length === limit + 1 ? limit + 1 : limit; // one more is no longer than its note
+  const shown = lines.slice(0, count);
+  const more = lines.length - shown.length;
+  return [
+    ...(verbose ? shown : shown.map((line) => fit(line, Math.max(8, columns - 6)))),
+    ...(more > 0 ? [dim(`${glyphs.more} +${plural(more, "line")}`)] : []),
+  ];
 }
 
-const rest = (all: readonly string[], shown: readonly string[]): string[] =>
-  all.length > shown.length
-    ? [dim(`${glyphs.more} +${plural(all.length - shown.length, "line")}`)]
-    : [];
-
-// ── Todos ───────────────────────────────────────────────────────────────────────────────────────
-
-type Todo = { content: string; status: string };
-
-function readTodos(call: ToolCall | null): Todo[] {
-  const todos = call?.input["todos"];
-  if (!Array.isArray(todos)) return [];
-  return todos.map((todo: Partial<Todo> | null) => ({
-    content: todo?.content ?? "",
-    status: todo?.status ?? "",
-  }));
-}
-
-function renderTodo({ content, status }: Todo): string {
-  const text = escapeLine(content);
-  if (status === "completed") return `${green(`[${glyphs.yes}]`)} ${dim(strikethrough(text))}`;
-  return status === "in_progress" ? bold(`[${glyphs.prompt}] ${text}`) : `[ ] ${text}`;
+function renderTodo(todo: { content?: string; status?: string } | null): string {
+  const text = escapeLine(todo?.content ?? "");
+  if (todo?.status === "completed")
+    return `${green(`[${glyphs.yes}]`)} ${dim(strikethrough(text))}`;
+  return todo?.status === "in_progress" ? bold(`[${glyphs.prompt}] ${text}`) : `[ ] ${text}`;
 }
 
 // ── Diffs ───────────────────────────────────────────────────────────────────────────────────────
 
-const changed = (patch: string, sign: "+" | "-"): number =>
-  hunkLines(patch).filter((line) => line.startsWith(sign)).length;
-
 function countChanges(patch: string): string {
-  return ` ${green(`+${changed(patch, "+")}`)} ${red(`${minus}${changed(patch, "-")}`)}`;
+  const count = (sign: string) => hunkLines(patch).filter((line) => line.startsWith(sign)).length;
+  return ` ${green(`+${count("+")}`)} ${red(`${minus}${count("-")}`)}`;
 }
 
 /** The lines of a unified diff from its first hunk on, without the names of the files. */
 function hunkLines(patch: string): string[] {
   const lines = patch.replace(/\n+$/, "").split("\n");
-  const first = lines.findIndex((line) => line.startsWith("@@"));
-  const hunks = first < 0 ? lines : lines.slice(first);
+  const hunks = lines.slice(
+    Math.max(
+      0,
+      lines.findIndex((line) => line.startsWith("@@")),
+    ),
+  );
   const isCrlf = hunks.every((line) => line.endsWith("\r") || /^[@\\]/.test(line));
   return isCrlf ? hunks.map((line) => line.replace(/\r$/, "")) : hunks;
 }
@@ -179,7 +151,7 @@ export function renderPatch(patch: string): string[] {
       [oldLine, newLine] = [Number(hunk[1]), Number(hunk[2])];
       return index === 0 ? [] : [dim(`     ${glyphs.more}`)];
     }
-    const text = expandTabs(escapeText(line));
+    const text = printable(line);
     if (line.startsWith("\\")) return [dim(`     ${text}`)];
     const number = line.startsWith("-") ? oldLine : newLine;
     if (!line.startsWith("+")) oldLine += 1;
@@ -188,30 +160,20 @@ export function renderPatch(patch: string): string[] {
   });
 }
 
-function foldPatch(patch: string, view: View): string[] {
-  const lines = renderPatch(patch);
-  const max = view.verbose ? verboseLines : folded.patch;
-  const shown = lines.slice(0, max);
-  const cut = shown.map((line) => (view.verbose ? line : fit(line, view.columns - 6)));
-  return [...cut, ...rest(lines, shown)];
-}
-
 // ── Questions ───────────────────────────────────────────────────────────────────────────────────
 
 /** What a question is about: the command, the diff or the arguments, whole, and the reason. */
 export function renderQuestion({ call, verdict, patch }: Question, view: View): string[] {
-  const { command, file_path: path } = call.input;
-  const isCommand = call.name === "Bash" && typeof command === "string";
-  const what = isCommand
-    ? "run this command"
-    : patch && typeof path === "string"
-      ? `change ${escapeLine(shortPath(path, view.cwd))}`
-      : `use ${nameOf(call.name)}`;
-  const body = isCommand
-    ? commandLines(command, call.input)
-    : patch
-      ? renderPatch(patch)
-      : escapeText(JSON.stringify(call.input, null, 2)).split("\n");
+  const { command, file_path: path, ...others } = call.input;
+  let what = `use ${nameOf(call.name)}`;
+  let body = escapeText(JSON.stringify(call.input, null, 2)).split("\n");
+  if (call.name === "Bash" && typeof command === "string") {
+    what = "run this command";
+    body = [...printable(command).split("\n"), ...commandNotes(others)];
+  } else if (patch) {
+    if (typeof path === "string") what = `change ${escapeLine(shortPath(path, view.cwd))}`;
+    body = renderPatch(patch);
+  }
   const reason = wrap(escapeText(verdict.reason), view.columns - 3);
   return [
     `${magenta(glyphs.dot)} ${bold(`claw wants to ${what}`)}`,
@@ -220,13 +182,9 @@ export function renderQuestion({ call, verdict, patch }: Question, view: View): 
   ];
 }
 
-function commandLines(command: string, input: Record<string, unknown>): string[] {
-  const notes = [
-    ...(input["run_in_background"] ? ["runs in the background"] : []),
-    ...(typeof input["timeout"] === "number" ? [`timeout ${input["timeout"] / 1000} s`] : []),
-  ];
+function commandNotes({ run_in_background: background, timeout }: Record<string, unknown>) {
   return [
-    ...expandTabs(escapeText(command)).split("\n"),
-    ...(notes.length > 0 ? [dim(`(${notes.join(", ")})`)] : []),
+    ...(background ? [dim("(runs in the background)")] : []),
+    ...(typeof timeout === "number" ? [dim(`(timeout ${timeout / 1000} s)`)] : []),
   ];
 }

@@ -8,17 +8,16 @@
  */
 import { escapeText } from "./escape.ts";
 import type { Key } from "./keys.ts";
-import { layOut, type Row } from "./layout.ts";
 import {
   bold,
   cyan,
   dim,
-  expandTabs,
   fit,
   glyphs,
   graphemesOf,
   inverse,
   plural,
+  printable,
   widthOf,
 } from "./style.ts";
 import type { Frame } from "./terminal.ts";
@@ -35,23 +34,8 @@ const menuRows = 6;
 /** How far back and ahead one looks for the end of a word or a grapheme. */
 const reach = 1000;
 
-/** Other ways to say the same key. */
-const aliases: Record<string, string> = {
-  "C-b": "left",
-  "C-f": "right",
-  "C-left": "A-left",
-  "C-right": "A-right",
-  "A-b": "A-left",
-  "A-f": "A-right",
-  "C-a": "home",
-  "C-e": "end",
-  "C-p": "up",
-  "C-n": "down",
-  "C-h": "backspace",
-  "C-d": "delete",
-  "C-backspace": "A-backspace",
-  "C-delete": "A-d",
-};
+/** A row of the picture, as UTF-16 offsets into the text, without the newline that ends it. */
+type Row = { start: number; end: number };
 
 export class Editor {
   text = "";
@@ -67,7 +51,29 @@ export class Editor {
   #age = 0;
   #draft = "";
   #width = 80;
-  #rows: { text: string; width: number; rows: Row[] } | null = null;
+
+  /** What each key does; `C-` is Ctrl, `A-` is Alt. */
+  #commands = byKey({
+    "left C-b": () => this.#moveTo(this.#before()),
+    "right C-f": () => this.#moveTo(this.#after(this.cursor)),
+    "A-left A-b C-left": () => this.#moveTo(this.#wordBefore()),
+    "A-right A-f C-right": () => this.#moveTo(this.#wordAfter()),
+    "home C-a": () => this.#moveTo(this.#lineStart()),
+    "end C-e": () => this.#moveTo(this.#lineEnd()),
+    "up C-p": () => (this.menu ? this.#select(-1) : this.#moveRow(-1)),
+    "down C-n": () => (this.menu ? this.#select(1) : this.#moveRow(1)),
+    tab: () => this.#complete(),
+    "C-j enter A-enter": () => this.#insert("\n"),
+    "backspace C-h": () => this.#replace(this.#before(), this.cursor, ""),
+    "delete C-d": () => this.#replace(this.cursor, this.#after(this.cursor), ""),
+    // At a line's end, the newline goes.
+    "C-k": () => this.#kill(this.cursor, Math.max(this.#lineEnd(), this.#after(this.cursor))),
+    "C-u": () => this.#kill(this.#lineStart(), this.cursor),
+    "C-w": () => this.#kill(this.cursor - this.#lengthBefore(/\S*\s*$/), this.cursor),
+    "A-backspace C-backspace": () => this.#kill(this.#wordBefore(), this.cursor),
+    "A-d C-delete": () => this.#kill(this.cursor, this.#wordAfter()),
+    "C-y": () => this.#insert(this.#killed),
+  });
 
   constructor(suggest: (text: string, cursor: number) => Suggestions | null = () => null) {
     this.#suggest = suggest;
@@ -80,7 +86,7 @@ export class Editor {
 
   /** The text as it is shown, pastes as labels. */
   get label(): string {
-    return this.text.replace(pasteChars, (char) => this.#labelOf(char));
+    return this.text.replace(pasteChars, (char) => labelOf(this.#pasted(char)));
   }
 
   setText(text: string): void {
@@ -96,137 +102,80 @@ export class Editor {
     this.#age = 0;
   }
 
-  /** Takes a key. "submit": the text is to be sent; false: the key means nothing here. */
-  press(key: Key): boolean | "submit" {
-    if (key.type === "text") return this.#type(key.text);
-    if (key.type === "paste") return this.#paste(key.text);
-    if (key.type === "end") return false;
-    if (key.name === "enter") return this.#enter(key.shift || key.alt);
-    if (key.name === "tab" && !key.shift) return this.#complete();
-    if (this.menu && (key.name === "up" || key.name === "down"))
-      return this.#select(key.name === "up" ? -1 : 1);
-    const name = `${key.ctrl ? "C-" : ""}${key.alt ? "A-" : ""}${key.name.toLowerCase()}`;
-    return this.#command(name);
-  }
-
-  // ── Keys ──────────────────────────────────────────────────────────────────────────────────────
-
-  #command(name: string): boolean {
-    switch (aliases[name] ?? name) {
-      case "left":
-        return this.#moveTo(this.#before(this.cursor));
-      case "right":
-        return this.#moveTo(this.#after(this.cursor));
-      case "A-left":
-        return this.#moveTo(this.#wordBefore());
-      case "A-right":
-        return this.#moveTo(this.#wordAfter());
-      case "home":
-        return this.#moveTo(this.#lineStart());
-      case "end":
-        return this.#moveTo(this.#lineEnd());
-      case "C-home":
-        return this.#moveTo(0);
-      case "C-end":
-        return this.#moveTo(this.text.length);
-      case "up":
-        return this.#moveRow(-1);
-      case "down":
-        return this.#moveRow(1);
-      default:
-        return this.#change(aliases[name] ?? name);
+  /** Takes a key. True: the text is to be sent. */
+  press(key: Key): boolean {
+    if (key.type === "text") this.#insert(key.text.replace(pasteChars, ""));
+    else if (key.type === "paste") this.#paste(key.text.replace(pasteChars, ""));
+    else if (key.type === "key") {
+      if (key.name === "enter") return this.#enter();
+      this.#commands.get(key.name.replace("S-", ""))?.();
     }
+    return false;
   }
 
-  #change(name: string): boolean {
-    switch (name) {
-      case "C-j":
-        return this.#insert("\n");
-      case "backspace":
-        return this.#replace(this.#before(this.cursor), this.cursor, "");
-      case "delete":
-        return this.#replace(this.cursor, this.#after(this.cursor), "");
-      case "C-k":
-        return this.#kill(
-          this.cursor,
-          Math.max(this.#lineEnd(), this.cursor + Number(this.text[this.cursor] === "\n")),
-        );
-      case "C-u":
-        return this.#kill(this.#lineStart(), this.cursor);
-      case "C-w":
-        return this.#kill(this.cursor - this.#match(/\S*\s*$/), this.cursor);
-      case "A-backspace":
-        return this.#kill(this.#wordBefore(), this.cursor);
-      case "A-d":
-        return this.#kill(this.cursor, this.#wordAfter());
-      case "C-y":
-        return this.#insert(this.#killed);
-      default:
-        return false;
-    }
+  // ── Changes ───────────────────────────────────────────────────────────────────────────────────
+
+  /** True: the text is to be sent. */
+  #enter(): boolean {
+    if (this.menu && this.menu.selected >= 0) this.#accept(this.menu.selected);
+    else if (this.text[this.cursor - 1] === "\\") this.#replace(this.cursor - 1, this.cursor, "\n");
+    else return true;
+    return false;
   }
 
-  #type(text: string): boolean {
-    return this.#insert(text.replace(pasteChars, ""));
+  #paste(text: string): void {
+    const isLong = text.length > longPaste.chars || text.split("\n").length > longPaste.lines;
+    if (!isLong || this.#pastes.length > 0xff) return this.#insert(text);
+    this.#pastes.push(text);
+    this.#insert(String.fromCodePoint(firstPaste + this.#pastes.length - 1));
   }
 
-  #paste(text: string): boolean {
-    const clean = text.replace(pasteChars, "");
-    const isLong = clean.length > longPaste.chars || clean.split("\n").length > longPaste.lines;
-    if (!isLong || this.#pastes.length > 0xff) return this.#insert(clean);
-    this.#pastes.push(clean);
-    return this.#insert(String.fromCodePoint(firstPaste + this.#pastes.length - 1));
+  #insert(text: string): void {
+    this.#replace(this.cursor, this.cursor, text);
   }
 
-  #enter(isNewline: boolean): boolean | "submit" {
-    if (this.menu && this.menu.selected >= 0) return this.#accept(this.menu.selected);
-    if (isNewline) return this.#insert("\n");
-    if (this.text[this.cursor - 1] === "\\")
-      return this.#replace(this.cursor - 1, this.cursor, "\n");
-    return "submit";
-  }
-
-  #insert(text: string): boolean {
-    return this.#replace(this.cursor, this.cursor, text);
-  }
-
-  #kill(start: number, end: number): boolean {
+  #kill(start: number, end: number): void {
     if (end > start) this.#killed = this.text.slice(start, end);
-    return this.#replace(start, end, "");
+    this.#replace(start, end, "");
   }
 
-  #replace(start: number, end: number, text: string): boolean {
+  #replace(start: number, end: number, text: string): void {
     this.text = this.text.slice(0, start) + text + this.text.slice(end);
     this.cursor = start + text.length;
+    this.menu = null;
+    this.suggest();
+  }
+
+  /** Fills the menu, unless somebody is choosing from it. */
+  suggest(): void {
+    if (this.menu && this.menu.selected >= 0) return;
     const found = this.text ? this.#suggest(this.text, this.cursor) : null;
     this.menu = found && found.options.length > 0 ? { ...found, selected: -1 } : null;
-    return true;
   }
 
   // ── Places ────────────────────────────────────────────────────────────────────────────────────
 
-  #moveTo(cursor: number): boolean {
+  #moveTo(cursor: number): void {
     this.cursor = cursor;
     this.menu = null;
-    return true;
   }
 
-  #before(at: number): number {
-    const graphemes = graphemesOf(this.text.slice(Math.max(0, at - 64), at));
-    return at - (graphemes.at(-1)?.length ?? 0);
+  #before(): number {
+    const graphemes = graphemesOf(this.text.slice(Math.max(0, this.cursor - 64), this.cursor));
+    return this.cursor - (graphemes.at(-1)?.length ?? 0);
   }
 
   #after(at: number): number {
     return at + (graphemesOf(this.text.slice(at, at + 64))[0]?.length ?? 0);
   }
 
-  #match(pattern: RegExp): number {
+  #lengthBefore(pattern: RegExp): number {
     const before = this.text.slice(Math.max(0, this.cursor - reach), this.cursor);
     return pattern.exec(before)?.[0].length ?? 0;
   }
 
   #wordBefore(): number {
-    return this.cursor - this.#match(/[\p{L}\p{N}\p{M}_]*[^\p{L}\p{N}\p{M}_]*$/u);
+    return this.cursor - this.#lengthBefore(/[\p{L}\p{N}\p{M}_]*[^\p{L}\p{N}\p{M}_]*$/u);
   }
 
   #wordAfter(): number {
@@ -245,60 +194,51 @@ export class Editor {
   }
 
   /** One row up or down, as shown; from the first and the last row, through history. */
-  #moveRow(step: -1 | 1): boolean {
-    const rows = this.#layout();
+  #moveRow(step: -1 | 1): void {
+    const rows = this.#layOut();
     const at = this.#rowOfCursor(rows);
     const [from, to] = [rows[at], rows[at + step]];
     if (!from || !to) return this.#recall(this.#age - step);
-    const column = widthOf(this.#show(this.text.slice(from.start, this.cursor)));
+    const column = this.#columns(from.start, this.cursor);
     let cursor = to.start;
     while (cursor < to.end) {
       const next = this.#after(cursor);
-      if (widthOf(this.#show(this.text.slice(to.start, next))) > column) break;
+      if (this.#columns(to.start, next) > column) break;
       cursor = next;
     }
-    return this.#moveTo(cursor);
+    this.#moveTo(cursor);
   }
 
-  #recall(age: number): boolean {
-    if (age < 0 || age > this.history.length) return true;
+  #recall(age: number): void {
+    if (age < 0 || age > this.history.length) return;
     if (this.#age === 0) this.#draft = this.text;
     this.#age = age;
-    const past = this.history.at(-age)?.replace(pasteChars, "") ?? "";
-    const text = age === 0 ? this.#draft : past;
-    this.#replace(0, this.text.length, text);
+    const text = age === 0 ? this.#draft : this.history.at(-age)?.replace(pasteChars, "");
+    this.#replace(0, this.text.length, text ?? "");
     this.menu = null;
-    return true;
   }
 
   // ── Completion ────────────────────────────────────────────────────────────────────────────────
 
-  /** Tab: the only one; else what all begin with; else the next of the list. */
-  #complete(): boolean {
-    if (!this.menu) this.#replace(this.cursor, this.cursor, "");
-    const { menu } = this;
-    if (!menu) return true;
-    if (menu.options.length === 1) return this.#accept(0);
-    const typed = this.text.slice(menu.start, this.cursor);
-    const prefix = commonPrefix(menu.options.map(({ value }) => value));
-    if (menu.selected < 0 && prefix.length > typed.length && prefix.startsWith(typed))
-      return this.#replace(menu.start, this.cursor, prefix);
-    return this.#select(1);
+  /** Tab: the only one, or the next of the list. */
+  #complete(): void {
+    this.suggest();
+    if (this.menu?.options.length === 1) this.#accept(0);
+    else this.#select(1);
   }
 
-  #select(step: number): boolean {
-    if (!this.menu) return false;
+  #select(step: number): void {
+    if (!this.menu) return;
     const { selected, options } = this.menu;
     const next = selected < 0 && step < 0 ? options.length - 1 : selected + step;
     this.menu.selected = (next + options.length) % options.length;
-    return true;
   }
 
-  #accept(index: number): boolean {
+  #accept(index: number): void {
     const option = this.menu?.options[index];
-    if (!this.menu || !option) return true;
+    if (!this.menu || !option) return;
     const space = option.value.endsWith("/") ? "" : " ";
-    return this.#replace(this.menu.start, this.cursor, option.value + space);
+    this.#replace(this.menu.start, this.cursor, option.value + space);
   }
 
   // ── The picture ───────────────────────────────────────────────────────────────────────────────
@@ -306,22 +246,18 @@ export class Editor {
   /** The rows around the cursor, at most `maxRows`, and the menu below them if there is room. */
   render(columns: number, maxRows: number): Frame {
     this.#width = Math.max(1, columns - 3);
-    const rows = this.#layout();
+    const rows = this.#layOut();
     const at = this.#rowOfCursor(rows);
     const count = Math.min(rows.length, Math.max(1, maxRows));
     const first = Math.max(0, Math.min(at - Math.floor(count / 2), rows.length - count));
-    const shown = rows.slice(first, first + count);
-    const lines = shown.map((row, index) => {
-      const isCut =
-        (index === 0 && first > 0) || (index === count - 1 && first + count < rows.length);
-      const gutter =
-        first + index === 0 ? bold(cyan(glyphs.prompt)) : isCut ? dim(glyphs.more[0] ?? "") : " ";
-      return `${gutter} ${this.#show(this.text.slice(row.start, row.end))}`;
+    const lines = rows.slice(first, first + count).map(({ start, end }, index) => {
+      const isCut = index === 0 || (index === count - 1 && first + count < rows.length);
+      const mark = first + index === 0 ? bold(cyan(glyphs.prompt)) : dim(glyphs.more[0] ?? "");
+      return `${isCut ? mark : " "} ${this.#show(this.text.slice(start, end))}`;
     });
-    if (!this.text && this.placeholder) lines[0] += dim(fit(this.placeholder, this.#width));
-    const start = rows[at]?.start ?? 0;
-    const column = 2 + widthOf(this.#show(this.text.slice(start, this.cursor)));
+    if (!this.text) lines[0] += dim(fit(this.placeholder, this.#width));
     lines.push(...this.#renderMenu(columns, maxRows - count));
+    const column = 2 + this.#columns(rows[at]?.start ?? 0, this.cursor);
     return { lines, row: at - first, column };
   }
 
@@ -332,43 +268,68 @@ export class Editor {
     const first = Math.max(0, Math.min(menu.selected - count + 1, menu.options.length - count));
     const width = Math.max(...menu.options.map(({ value }) => widthOf(value)));
     return menu.options.slice(first, first + count).map(({ value, note = "" }, index) => {
-      const name = escapeText(value) + " ".repeat(Math.max(0, width - widthOf(value)));
+      const name = escapeText(value) + " ".repeat(width - widthOf(value));
       const line = fit(`  ${name}  ${escapeText(note)}`.trimEnd(), columns - 1);
       return first + index === menu.selected ? inverse(line) : dim(line);
     });
   }
 
-  #layout(): Row[] {
-    const { text } = this;
-    const width = this.#width;
-    if (this.#rows?.text !== text || this.#rows.width !== width)
-      this.#rows = { text, width, rows: layOut(text, width, (part) => this.#show(part)) };
-    return this.#rows.rows;
+  #layOut(): Row[] {
+    const rows: Row[] = [];
+    let offset = 0;
+    for (const line of this.text.split("\n")) {
+      let start = offset;
+      for (const end of [...this.#breaks(line), line.length]) {
+        rows.push({ start, end: offset + end });
+        start = offset + end;
+      }
+      offset += line.length + 1;
+    }
+    return rows;
+  }
+
+  /** Where a line is broken: wherever a row is full, but never inside a grapheme. */
+  #breaks(line: string): number[] {
+    const breaks: number[] = [];
+    if (/^[\x20-\x7e]*$/.test(line)) {
+      for (let at = this.#width; at < line.length; at += this.#width) breaks.push(at);
+      return breaks;
+    }
+    let [end, used] = [0, 0];
+    for (const grapheme of graphemesOf(line)) {
+      const columns = widthOf(this.#show(grapheme));
+      if (used > 0 && used + columns > this.#width) {
+        breaks.push(end);
+        used = 0;
+      }
+      end += grapheme.length;
+      used += columns;
+    }
+    return breaks;
   }
 
   #rowOfCursor(rows: Row[]): number {
-    const after = rows.findIndex(({ start }) => start > this.cursor);
-    return after < 0 ? rows.length - 1 : after - 1;
+    return rows.findLastIndex(({ start }) => start <= this.cursor);
+  }
+
+  #columns(start: number, end: number): number {
+    return widthOf(this.#show(this.text.slice(start, end)));
   }
 
   #show(text: string): string {
-    return expandTabs(escapeText(text.replace(pasteChars, (char) => this.#labelOf(char))));
+    return printable(text.replace(pasteChars, (char) => labelOf(this.#pasted(char))));
   }
 
   #pasted(char: string): string {
     return this.#pastes[(char.codePointAt(0) ?? 0) - firstPaste] ?? "";
   }
-
-  #labelOf(char: string): string {
-    const text = this.#pasted(char);
-    const lines = text.replace(/\n$/, "").split("\n").length;
-    return `[pasted ${lines > 1 ? plural(lines, "line") : plural(text.length, "character")}]`;
-  }
 }
 
-function commonPrefix(texts: string[]): string {
-  const [first = "", ...rest] = texts;
-  let length = first.length;
-  for (const text of rest) while (!text.startsWith(first.slice(0, length))) length -= 1;
-  return first.slice(0, length);
+/** A table whose rows have one or more keys, by key. */
+const byKey = (table: Record<string, () => void>): Map<string, () => void> =>
+  new Map(Object.entries(table).flatMap(([keys, run]) => keys.split(" ").map((key) => [key, run])));
+
+function labelOf(paste: string): string {
+  const lines = paste.replace(/\n$/, "").split("\n").length;
+  return `[pasted ${lines > 1 ? plural(lines, "line") : plural(paste.length, "character")}]`;
 }

@@ -8,8 +8,8 @@
 export type Key =
   | { type: "text"; text: string }
   | { type: "paste"; text: string }
-  /** `name` is a letter or a name such as "enter" or "left". */
-  | { type: "key"; name: string; ctrl: boolean; alt: boolean; shift: boolean }
+  /** A letter or a name, after its modifiers: "C-a", "A-left", "S-tab", "enter". */
+  | { type: "key"; name: string }
   /** The terminal is gone. */
   | { type: "end" };
 
@@ -44,10 +44,7 @@ const codes: Record<number, string> = {
 
 const key = (name: string, modifiers = 0): Key => ({
   type: "key",
-  name,
-  shift: (modifiers & 1) > 0,
-  alt: (modifiers & 2) > 0,
-  ctrl: (modifiers & 4) > 0,
+  name: `${modifiers & 4 ? "C-" : ""}${modifiers & 2 ? "A-" : ""}${modifiers & 1 ? "S-" : ""}${name}`,
 });
 
 export class KeyReader {
@@ -73,11 +70,9 @@ export class KeyReader {
   }
 
   flush(): Key[] {
-    const rest = this.#rest;
+    const isWaiting = this.#rest !== "";
     this.#rest = "";
-    if (rest === "") return [];
-    const typed = rest.slice(1);
-    return typed ? [key(typed, 2)] : [key("escape")];
+    return isWaiting ? [key("escape")] : [];
   }
 
   /** Takes the next key off the rest: undefined where it means nothing, null where more is needed. */
@@ -149,5 +144,5 @@ function typed(text: string): Key | undefined {
 
 function withAlt(found: Key | undefined): Key | undefined {
   if (found?.type === "text") return key(found.text, 2);
-  return found?.type === "key" ? { ...found, alt: true } : found;
+  return found?.type === "key" ? key(found.name, 2) : found;
 }

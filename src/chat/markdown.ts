@@ -7,16 +7,15 @@
  * so that all control sequences in the result are the renderer's; no text is ever lost, also where
  * the renderer would print nothing.
  */
-import { escapeText } from "./escape.ts";
 import {
   chop,
   dim,
-  expandTabs,
   glyphs,
   green,
   hasColour,
   isUtf8,
   magenta,
+  printable,
   red,
   widthOf,
 } from "./style.ts";
@@ -93,11 +92,9 @@ export class MarkdownStream {
 
   /** A heading or a rule ends with its line; a paragraph with the line that underlines it. */
   #isComplete(line: string): boolean {
-    const isFirst = this.#block.length === 1;
-    const isProse = !/^\s*[|>]/.test(this.#block[0] ?? "") && !listLine.test(this.#block[0] ?? "");
-    return isFirst
-      ? headingLine.test(line) || ruleLine.test(line)
-      : isProse && underline.test(line);
+    const [first = "", second] = this.#block;
+    if (second === undefined) return headingLine.test(line) || ruleLine.test(line);
+    return underline.test(line) && !/^\s*[|>]/.test(first) && !listLine.test(first);
   }
 
   #openFence(mark: string, indent: number, info: string): void {
@@ -138,7 +135,7 @@ export class MarkdownStream {
   }
 }
 
-const clean = (line: string): string => expandTabs(escapeText(line.replaceAll(/\r(?=\n|$)/g, "")));
+const clean = (line: string): string => printable(line.replaceAll(/\r(?=\n|$)/g, ""));
 
 /** Whether `line` ends the open block and begins another. */
 function startsBlock(line: string, block: readonly string[]): boolean {

@@ -2,11 +2,11 @@
  * From a turn's outputs to printed lines. Each event is printed once and for good: an answer block
  * by block as it streams, a tool call together with its result. What still grows is the tail.
  */
-import type { Event, LoggedEvent, Output, ToolCall } from "../types.ts";
-import { nameOf, renderResult, titleOf, type View } from "./calls.ts";
+import type { Event, LoggedEvent, Output, Question, ToolCall } from "../types.ts";
+import { nameOf, renderQuestion, renderResult, titleOf, underElbow, type View } from "./calls.ts";
 import { escapeLine, escapeText, keepColours } from "./escape.ts";
 import { MarkdownStream } from "./markdown.ts";
-import { chop, cyan, dim, fit, glyphs, plural, red, wrap } from "./style.ts";
+import { chop, cyan, dim, fit, glyphs, plural, printable, red, wrap } from "./style.ts";
 
 export type RendererOptions = {
   print(lines: string[]): void;
@@ -18,13 +18,16 @@ export type RendererOptions = {
   plain: boolean;
 };
 
+/** How much of a reopened session is printed. */
+const replayedTurns = 3;
+
 export class Renderer {
   #options: RendererOptions;
   #answer: MarkdownStream;
   #calls = new Map<string, ToolCall>();
   #seenPatches = new Set<string>();
-  /** Characters of text and thinking that were streamed and are not logged yet. */
-  #streamed = { text: 0, thinking: 0 };
+  /** Whether text and thinking of the answer came as deltas: they are not printed when logged. */
+  #streamed = { text: false, thinking: false };
   #thinking = "";
   #isAnswering = false;
   #atGap = true;
@@ -36,14 +39,15 @@ export class Renderer {
   }
 
   /** What a call is about, e.g. "Bash npm test". */
-  titleOf(id: string): string {
+  titleOf = (id: string): string => {
     const call = this.#calls.get(id);
     return call ? `${nameOf(call.name)} ${titleOf(call, this.#options.cwd())}`.trimEnd() : "";
-  }
+  };
 
-  /** The diff of this call was shown when the person was asked: it is not printed again. */
-  markSeen(id: string): void {
-    this.#seenPatches.add(id);
+  /** Prints what the person is asked about; a diff that is shown here is not printed again. */
+  question(question: Question): void {
+    this.block(renderQuestion(question, this.#view));
+    if (question.patch) this.#seenPatches.add(question.call.id);
   }
 
   /** Prints a block of lines, apart from what stands above it. */
@@ -60,72 +64,55 @@ export class Renderer {
     if (this.#isAnswering) this.#space();
   }
 
+  /** A remark on what was printed last. */
+  note(text: string): void {
+    const rows = wrap(printable(text), this.#options.columns() - 6);
+    this.#print(underElbow(rows.map(dim)));
+  }
+
   /** What a person said: echoed as it was shown, under `›`. */
   echo(text: string): void {
     const rows = wrap(escapeText(text), this.#options.columns() - 3);
     this.block(rows.map((row, index) => `${cyan(index === 0 ? glyphs.prompt : " ")} ${row}`));
   }
 
-  /** Of a reopened session: everything since the last but `turns` inputs. */
-  replay(events: readonly LoggedEvent[], turns = 3): void {
+  /** Of a reopened session: the last few turns. */
+  replay(events: readonly LoggedEvent[]): void {
     const isInput = ({ event }: LoggedEvent) => event.type === "input" && event.origin === "person";
     const starts = events.flatMap((event, index) => (isInput(event) ? [index] : []));
-    const from = starts.at(-turns) ?? 0;
-    for (const { event } of events.slice(0, from))
-      if (event.type === "tool_call") this.#calls.set(event.id, event);
-    if (starts.length > turns)
-      this.block([dim(`${glyphs.more} ${plural(starts.length - turns, "earlier turn")}`)]);
-    for (const { event } of events.slice(from)) {
+    const earlier = Math.max(0, starts.length - replayedTurns);
+    if (earlier > 0) this.block([dim(`${glyphs.more} ${plural(earlier, "earlier turn")}`)]);
+    for (const { event } of events.slice(starts[earlier]))
       if (event.type === "input") this.#echoInput(event);
       else this.take(event);
-    }
   }
 
-  #echoInput({ parts }: Event & { type: "input" }): void {
-    const [first, ...others] = parts;
-    this.echo(first?.type === "text" ? first.text : "[image]");
-    if (others.length > 0)
-      this.#print([dim(`  ${glyphs.result} ${plural(others.length, "attachment")}`)]);
-  }
-
+  /** Prints an output of a turn; its inputs are echoed as they were typed. */
   take(output: Output): void {
     switch (output.type) {
       case "text_delta":
-        this.#streamed.text += output.text.length;
+        this.#streamed.text = true;
         return this.#addText(output.text);
       case "thinking_delta":
-        this.#streamed.thinking += output.text.length;
+        this.#streamed.thinking = true;
         return this.#addThinking(output.text);
       case "text":
-        if (this.#streamed.text === 0) this.#addText(output.text);
-        this.#streamed.text = Math.max(0, this.#streamed.text - output.text.length);
+        if (!this.#streamed.text) this.#addText(output.text);
         return this.#endAnswer();
       case "thinking":
-        if (this.#streamed.thinking === 0 && output.text) this.#addThinking(output.text);
-        this.#streamed.thinking = Math.max(0, this.#streamed.thinking - output.text.length);
+        if (!this.#streamed.thinking) this.#addThinking(output.text);
         return;
-      default:
-        this.#takeEvent(output);
-    }
-  }
-
-  #takeEvent(output: Output): void {
-    switch (output.type) {
       case "tool_call":
         this.#calls.set(output.id, output);
         return this.#endAnswer();
       case "answer":
-        this.#streamed = { text: 0, thinking: 0 };
+        this.#streamed = { text: false, thinking: false };
         return this.#endAnswer();
-      case "tool_result":
-        return this.block(
-          renderResult(
-            this.#calls.get(output.id) ?? null,
-            output,
-            this.#view,
-            this.#seenPatches.has(output.id),
-          ),
-        );
+      case "tool_result": {
+        const call = this.#calls.get(output.id) ?? null;
+        const isSeen = this.#seenPatches.has(output.id);
+        return this.block(renderResult(call, output, this.#view, isSeen));
+      }
       case "compaction":
         return this.block([dim("The conversation so far was summarised to make room.")]);
       case "healed":
@@ -148,6 +135,12 @@ export class Renderer {
   get #view(): View {
     const { cwd, verbose, columns } = this.#options;
     return { cwd: cwd(), verbose, columns: columns() };
+  }
+
+  #echoInput({ parts }: Event & { type: "input" }): void {
+    const [first, ...others] = parts;
+    this.echo(first?.type === "text" ? first.text : "[image]");
+    if (others.length > 0) this.note(plural(others.length, "attachment"));
   }
 
   #addText(text: string): void {
@@ -182,7 +175,7 @@ export class Renderer {
 
   #endTurn({ reason, detail = "" }: Event & { type: "turn_end" }): void {
     this.#endAnswer();
-    this.#streamed = { text: 0, thinking: 0 };
+    this.#streamed = { text: false, thinking: false };
     this.#calls.clear();
     this.#seenPatches.clear();
     if (reason === "done" && !detail) return;

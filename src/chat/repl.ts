@@ -10,19 +10,22 @@ import { runTurn } from "../agent/loop.ts";
 import { openSession, type Session, type SessionOptions } from "../agent/session.ts";
 import { config } from "../config.ts";
 import { messageOf } from "../errors.ts";
-import type { Answer, ImagePart, Mode, Question, TextPart } from "../types.ts";
-import { renderResult } from "./calls.ts";
-import { type Desk, isInstant, parseCommand, sessionOptions, suggestCommands } from "./commands.ts";
+import type { ImagePart, Mode, TextPart } from "../types.ts";
+import { type Desk, parseCommand, sessionOptions, suggestCommands } from "./commands.ts";
 import { escapeLine, escapeText } from "./escape.ts";
-import { FileIndex } from "./files.ts";
 import type { Key } from "./keys.ts";
-import { statusLine } from "./live.ts";
-import { attach, personalCall, toAttachment, withoutAttachments } from "./mentions.ts";
+import {
+  attach,
+  type Attached,
+  FileIndex,
+  personalCall,
+  toAttachment,
+  withoutAttachments,
+} from "./mentions.ts";
 import type { Chat } from "./options.ts";
-import { type Prepared, Queue, type Queued } from "./queue.ts";
-import { summaryOf } from "./report.ts";
+import { statusLine, summaryOf } from "./report.ts";
 import { Screen } from "./screen.ts";
-import { bold, dim, glyphs, red } from "./style.ts";
+import { bold, dim, glyphs, red, wrap } from "./style.ts";
 
 export type ReplOptions = Chat & {
   firstPrompt?: string;
@@ -35,6 +38,17 @@ export async function startRepl(options: ReplOptions): Promise<number> {
   return await new Repl(options).run();
 }
 
+/** What was typed and waits for its turn. It leaves the queue to be run, or to be typed anew. */
+type Item = {
+  kind: "prompt" | "shell" | "command";
+  text: string;
+  /** The text as it is shown. */
+  label: string;
+  /** What a prompt mentions; null until it is read, and where the item is no prompt. */
+  attached: Attached | null;
+  reading: Promise<void> | null;
+};
+
 const leaveWords = ["exit", "quit", ":q", ":q!", ":wq"];
 /** Ctrl-C twice within this time leaves. */
 const twiceMs = 2000;
@@ -42,13 +56,16 @@ const twiceMs = 2000;
 const closeMs = 3000;
 /** How long reading what a prompt mentions may take. */
 const attachMs = 30_000;
+/** The exit code where a signal or the terminal's end ended it. */
+const INTERRUPTED = 130;
 
 class Repl {
   #options: ReplOptions;
   #session: Session | null = null;
+  #opened = Promise.withResolvers<Session>();
   #files: FileIndex | null = null;
   #screen: Screen;
-  #queue = new Queue();
+  #queue: Item[] = [];
   #pumping: Promise<void> | null = null;
   /** Interrupts what runs. */
   #running: AbortController | null = null;
@@ -57,7 +74,6 @@ class Repl {
   #leaveAskedAt = -twiceMs;
   #left = Promise.withResolvers<number>();
   #isLeaving = false;
-  #opened = Promise.withResolvers<void>();
 
   constructor(options: ReplOptions) {
     this.#options = options;
@@ -68,7 +84,10 @@ class Repl {
       suggest: (text, cursor) =>
         suggestCommands(text, cursor, this.#session) ?? this.#files?.suggest(text, cursor) ?? null,
       onKey: (key) => this.#onKey(key),
-      surroundings: (columns) => ({ queued: this.#queue.labels, status: this.#status(columns) }),
+      surroundings: (columns) => ({
+        queued: this.#queue.map(({ label }) => label),
+        status: this.#status(columns),
+      }),
     });
   }
 
@@ -76,10 +95,17 @@ class Repl {
     return this.#session?.info.cwd ?? this.#options.session.cwd;
   }
 
+  /** Prints a block of escaped lines that is no part of a turn, broken at words. */
+  #say = (...lines: string[]): void => {
+    const columns = this.#screen.terminal.columns - 1;
+    this.#screen.renderer.insert(lines.flatMap((line) => wrap(line, columns)));
+  };
+
+  // ── Beginning and end ─────────────────────────────────────────────────────────────────────────
+
   async run(): Promise<number> {
-    const onSignal = (signal: NodeJS.Signals): void =>
-      this.#leave(signal === "SIGTERM" ? 143 : 129);
-    const onInterrupt = (): void => this.#onKey(ctrlC);
+    const onSignal = (): void => this.#leave(INTERRUPTED);
+    const onInterrupt = (): void => this.#interruptOrLeave();
     this.#greet();
     this.#screen.terminal.open();
     process.on("SIGTERM", onSignal).on("SIGHUP", onSignal).on("SIGINT", onInterrupt);
@@ -92,57 +118,54 @@ class Repl {
     }
   }
 
-  // ── Beginning and end ─────────────────────────────────────────────────────────────────────────
-
   #greet(): void {
     const { notice, session } = this.#options;
-    this.#screen.renderer.block([
-      `${bold(config.greeting)} ${dim(`${glyphs.bar} ${escapeLine(session.model.id)} ${glyphs.bar} ${escapeLine(session.cwd)}`)}`,
-      ...(notice ? [escapeText(notice)] : []),
-    ]);
+    const facts = [session.model.id, session.cwd].map(
+      (fact) => ` ${glyphs.bar} ${escapeLine(fact)}`,
+    );
+    this.#say(bold(config.greeting) + dim(facts.join("")), ...(notice ? [escapeText(notice)] : []));
   }
 
   async #begin(): Promise<void> {
     const { session, store, args, firstPrompt } = this.#options;
-    const history = await store.history();
     const { editor } = this.#screen;
-    editor.history = [...history.map(withoutAttachments), ...editor.history];
+    editor.history.unshift(...(await store.history()).map(withoutAttachments));
     const isPicked = args.flags.has("--resume") && session.resume === undefined;
     const resume = isPicked ? await this.#pickSession() : session.resume;
     if (resume === null) return this.#leave(0);
     await this.#open({ ...session, resume });
-    if (firstPrompt) this.#submit(firstPrompt, firstPrompt, firstPrompt);
+    if (firstPrompt) this.#submit(firstPrompt);
     this.#pump();
   }
 
   /** The session that the person picks; undefined where there is none yet, null where they left. */
   async #pickSession(): Promise<string | null | undefined> {
     const { store, session } = this.#options;
-    const sessions = await store.listSessions();
-    if (sessions.length === 0) return undefined;
-    const options = sessionOptions(sessions, session.cwd);
-    return this.#screen.asker.choose("Go on with which session?", options);
+    const options = sessionOptions(await store.listSessions(), session.cwd);
+    if (options.length > 0) return this.#screen.asker.choose("Go on with which session?", options);
+    this.#say(dim("There is no earlier session; this is a new one."));
   }
 
   async #open(options: SessionOptions): Promise<void> {
     const session = await openSession(options);
     this.#session = session;
-    this.#opened.resolve();
+    this.#opened.resolve(session);
     const { id, title, cwd } = session.info;
-    this.#files = new FileIndex(cwd);
+    this.#files = new FileIndex(cwd, () => {
+      this.#screen.editor.suggest();
+      this.#screen.terminal.refresh();
+    });
     const where = cwd === options.cwd ? "" : ` in ${cwd}`;
-    if (title) this.#screen.say([dim(escapeLine(`Session ${id.slice(0, 8)}${where}: ${title}`))]);
+    if (title) this.#say(dim(escapeLine(`Session ${id.slice(0, 8)}${where}: ${title}`)));
     this.#screen.renderer.replay(session.events);
-    for (const notice of session.notices) this.#screen.say([dim(escapeLine(notice))]);
+    for (const notice of session.notices) this.#say(dim(escapeLine(notice)));
     this.#screen.terminal.refresh();
   }
 
-  async #reopen(changes: Pick<SessionOptions, "resume" | "fork">): Promise<void> {
-    const old = this.#session;
-    if (!old) return;
+  async #reopen(old: Session, changes: Pick<SessionOptions, "resume" | "fork">): Promise<void> {
     const { model, mode } = old;
-    const fresh = { resume: undefined, fork: false, id: undefined };
-    await this.#open({ ...this.#options.session, ...fresh, model, mode, ...changes });
+    const fresh = { resume: undefined, fork: false, id: undefined, model, mode };
+    await this.#open({ ...this.#options.session, ...fresh, ...changes });
     this.#carried = [];
     await old.close();
   }
@@ -150,19 +173,16 @@ class Repl {
   #leave(code: number): void {
     if (this.#isLeaving) process.exit(code); // a second demand is not made to wait
     this.#isLeaving = true;
-    this.#queue.takeBack();
+    this.#queue = [];
     this.#running?.abort();
     this.#left.resolve(code);
   }
 
   async #end(): Promise<void> {
+    await Promise.race([this.#pumping, Bun.sleep(closeMs)]);
     const session = this.#session;
-    const limit = Promise.withResolvers<void>();
-    const timer = setTimeout(limit.resolve, closeMs);
-    await Promise.race([this.#pumping, limit.promise]);
-    clearTimeout(timer);
     if (session && session.events.length > 0)
-      this.#screen.say([dim(`claw --resume ${session.info.id} goes on from here.`)]);
+      this.#say(dim(`claw --resume ${session.info.id} goes on from here.`));
     this.#screen.terminal.close();
     await session?.close();
   }
@@ -170,50 +190,45 @@ class Repl {
   // ── Keys ──────────────────────────────────────────────────────────────────────────────────────
 
   #onKey(key: Key): void {
-    if (key.type === "end") return this.#leave(129);
-    if (key.type === "key" && key.ctrl && key.name === "z") return this.#screen.terminal.suspend();
-    if (key.type === "key" && key.ctrl && key.name === "l")
-      return this.#screen.terminal.clearScreen();
-    const { front } = this.#screen;
-    const isTaken = front ? front.press(key) || !front.isAgents : this.#control(key);
-    if (!isTaken) this.#edit(key);
-    this.#screen.terminal.refresh();
+    const { front, terminal } = this.#screen;
+    if (key.type === "end") return this.#leave(INTERRUPTED);
+    const name = key.type === "key" ? key.name : "";
+    if (name === "C-z") return terminal.suspend();
+    if (name === "C-l") return terminal.clearScreen();
+    const isTaken = front ? front.view.press(key) || !front.isAgents : this.#control(name);
+    if (!isTaken && this.#screen.type(key)) this.#enter();
+    terminal.refresh();
   }
 
   /** Keys that mean the same whatever is in the input. */
-  #control(key: Key): boolean {
-    if (key.type !== "key") return false;
-    const { name, ctrl, shift } = key;
-    if (ctrl && name === "c") this.#interruptOrLeave();
-    else if (ctrl && name === "d" && !this.#screen.editor.text) this.#leave(0);
-    else if (name === "escape") return this.#escape();
-    else if (name === "tab" && shift) this.#cycleMode();
-    else if (name === "up" && !this.#screen.editor.text && !this.#queue.isEmpty) this.#takeBack();
+  #control(name: string): boolean {
+    const { editor } = this.#screen;
+    if (name === "C-c") this.#interruptOrLeave();
+    else if (name === "C-d" && !editor.text) this.#leave(0);
+    else if (name === "escape" && this.#running) this.#interrupt();
+    else if (name === "escape") editor.menu = null;
+    else if (name === "S-tab") this.#cycleMode();
+    else if (name === "up" && !editor.text && this.#queue.length > 0) this.#takeBack();
     else return false;
     return true;
   }
 
-  #edit(key: Key): void {
-    if (this.#screen.type(key) !== "submit") return;
-    const { value, label, text } = this.#screen.editor;
+  #enter(): void {
+    const { editor } = this.#screen;
+    const { value, label, text } = editor;
     if (!value.trim()) return;
-    this.#screen.editor.clear(value);
+    editor.clear(value);
     this.#submit(value, label, text);
   }
 
   #interruptOrLeave(): void {
+    const { editor, terminal } = this.#screen;
     const now = performance.now();
     if (this.#running && !this.#running.signal.aborted) return this.#interrupt();
-    if (this.#screen.editor.text) return this.#screen.editor.clear();
+    if (editor.text) return editor.clear();
     if (now - this.#leaveAskedAt < twiceMs) return this.#leave(0);
     this.#leaveAskedAt = now;
-    setTimeout(this.#screen.terminal.refresh, twiceMs + 10).unref();
-  }
-
-  #escape(): boolean {
-    if (this.#running) this.#interrupt();
-    this.#screen.editor.menu = null;
-    return true;
+    setTimeout(terminal.refresh, twiceMs + 10).unref();
   }
 
   #interrupt(): void {
@@ -223,9 +238,9 @@ class Repl {
 
   /** What is queued goes back into the input. */
   #takeBack(): void {
-    const texts = this.#queue.takeBack();
-    if (texts.length === 0) return;
-    this.#screen.editor.setText([...texts, this.#screen.editor.value].filter(Boolean).join("\n"));
+    const { editor } = this.#screen;
+    const texts = this.#queue.splice(0).map(({ text }) => text);
+    if (texts.length > 0) editor.setText([...texts, editor.value].filter(Boolean).join("\n"));
   }
 
   #cycleMode(): void {
@@ -239,29 +254,26 @@ class Repl {
   // ── What was typed ────────────────────────────────────────────────────────────────────────────
 
   /** `typed` is what the person wrote by hand: mentions in a paste are not followed. */
-  #submit(text: string, label: string, typed: string): void {
+  #submit(text: string, label = text, typed = text): void {
     const line = text.trim();
     if (leaveWords.includes(line)) return this.#leave(0);
     const parsed = parseCommand(line, this.#session);
-    if (parsed && "command" in parsed && isInstant(parsed) && this.#session) {
-      void this.#runCommand(line);
-      return;
-    }
+    if (parsed && !parsed.command.waits && this.#session)
+      return void this.#runCommand(this.#session, line);
     const kind = parsed ? "command" : line.startsWith("!") ? "shell" : "prompt";
-    this.#queue.push(kind, text, label, () => this.#prepare(text, typed));
+    const item: Item = { kind, text, label, attached: null, reading: null };
+    if (kind === "prompt") item.reading = this.#attach(item, typed);
+    this.#queue.push(item);
     this.#pump();
   }
 
-  async #prepare(text: string, typed: string): Promise<Prepared> {
-    const own: TextPart = { type: "text", text };
-    await this.#opened.promise;
-    if (!this.#session) return { parts: [own], notes: [] };
+  /** At once, so that it is there when a turn that runs can take the prompt. */
+  async #attach(item: Item, typed: string): Promise<void> {
+    const { hands, info } = await this.#opened.promise;
     try {
-      const limit = AbortSignal.timeout(attachMs);
-      const { parts, notes } = await attach(typed, this.#session.hands, this.#cwd, limit);
-      return { parts: [own, ...parts], notes };
+      item.attached = await attach(typed, hands, info.cwd, AbortSignal.timeout(attachMs));
     } catch (error) {
-      return { parts: [own], notes: [`nothing is attached: ${messageOf(error)}`] };
+      item.attached = { parts: [], notes: [`nothing is attached: ${messageOf(error)}`] };
     }
   }
 
@@ -276,86 +288,79 @@ class Repl {
     while (this.#session && !this.#isLeaving) {
       const item = this.#queue.shift();
       if (!item) return;
-      if (item.kind === "command") await this.#runCommand(item.text.trim());
-      else if (item.kind === "shell") await this.#runShell(item.text.trim().slice(1).trim());
-      else await this.#runPrompt(item);
+      const line = item.text.trim();
+      if (item.kind === "command") await this.#runCommand(this.#session, line);
+      else if (item.kind === "shell") await this.#runShell(this.#session, line.slice(1).trim());
+      else await this.#runPrompt(this.#session, item);
     }
-  }
-
-  /** Echoes an input and returns it as it is sent. */
-  #send(item: Queued, { parts, notes }: Prepared): (TextPart | ImagePart)[] {
-    this.#screen.renderer.echo(item.label);
-    if (notes.length > 0)
-      this.#screen.terminal.print(
-        notes.map((note) => dim(`  ${glyphs.result} ${escapeLine(note)}`)),
-      );
-    const carried = this.#carried.splice(0);
-    return [...parts, ...carried];
   }
 
   /** Runs `job` with a spinner, until it ends or is interrupted. Errors are printed; null then. */
   async #work<T>(label: string, job: (signal: AbortSignal) => Promise<T>): Promise<T | null> {
     const controller = new AbortController();
-    const outer = this.#running;
     this.#running = controller;
     using _ = this.#screen.spin(label, this.#session ? summaryOf(this.#session).tokens : 0);
     try {
       return await job(controller.signal);
     } catch (error) {
-      this.#screen.say([
-        controller.signal.aborted ? dim("Interrupted.") : red(escapeText(messageOf(error))),
-      ]);
+      this.#say(controller.signal.aborted ? dim("Interrupted.") : failure(error));
       return null;
     } finally {
-      this.#running = outer;
+      this.#running = null;
     }
   }
 
-  async #runPrompt(item: Queued): Promise<void> {
-    const session = this.#session;
-    if (!session) return;
+  async #runPrompt(session: Session, item: Item): Promise<void> {
     const { maxTurns, maxBudgetUsd, fallback } = this.#options;
     await this.#work("Waiting for the model", async (signal) => {
-      const prepared = (await item.prepared) ?? { parts: [], notes: [] };
-      return runTurn(session, this.#send(item, prepared), {
+      await item.reading;
+      return runTurn(session, this.#send(item), {
         maxTurns,
         maxBudgetUsd,
         fallback,
         signal,
         emit: (output) => this.#screen.take(output),
-        ask: (question, asked) => this.#ask(question, asked),
-        takeSteering: () =>
-          this.#queue.takeReady().map(({ item: next, prepared: ready }) => this.#send(next, ready)),
+        ask: async (question, asked) => {
+          const answer = await this.#screen.ask(question, asked);
+          if (!answer.allow && answer.interrupt) this.#takeBack();
+          return answer;
+        },
+        takeSteering: () => this.#takeSteering(),
       });
     });
   }
 
-  async #runShell(command: string): Promise<void> {
-    const session = this.#session;
-    if (!command || !session) return;
+  /** The prompts at the queue's head that are ready; a command there waits for the turn's end. */
+  #takeSteering(): (TextPart | ImagePart)[][] {
+    const end = this.#queue.findIndex(({ attached }) => attached === null);
+    return this.#queue.splice(0, end < 0 ? Infinity : end).map((item) => this.#send(item));
+  }
+
+  /** Echoes a prompt and returns it as it is sent. */
+  #send({ text, label, attached }: Item): (TextPart | ImagePart)[] {
+    this.#screen.renderer.echo(label);
+    for (const note of attached?.notes ?? []) this.#screen.renderer.note(note);
+    return [{ type: "text", text }, ...(attached?.parts ?? []), ...this.#carried.splice(0)];
+  }
+
+  async #runShell(session: Session, command: string): Promise<void> {
+    if (!command) return;
     this.#screen.renderer.echo(`!${command}`);
-    const call = personalCall("Bash", { command });
     const output = await this.#work(`Running ${escapeLine(command)}`, (signal) =>
-      session.hands.run(call, signal),
+      session.hands.run(personalCall("Bash", { command }), signal),
     );
     if (!output) return;
-    const { id, name } = call;
-    const result = { type: "tool_result" as const, id, name, isError: false, ...output };
-    const view = { cwd: this.#cwd, columns: this.#screen.terminal.columns, verbose: true };
-    this.#screen.terminal.print(renderResult(call, result, view, false).slice(1));
+    this.#screen.renderer.note(output.content);
     this.#carried.push(toAttachment("command", command, output.content));
   }
 
-  async #runCommand(line: string): Promise<void> {
-    const session = this.#session;
+  async #runCommand(session: Session, line: string): Promise<void> {
     const parsed = parseCommand(line, session);
-    if (!parsed || !session) return;
     this.#screen.renderer.echo(line);
-    if ("unknown" in parsed) return this.#screen.say([parsed.unknown]);
     try {
-      await parsed.command.run(this.#desk(session), parsed.argument);
+      await parsed?.command.run(this.#desk(session), parsed.argument);
     } catch (error) {
-      this.#screen.say([red(escapeText(messageOf(error)))]);
+      this.#say(failure(error));
     }
   }
 
@@ -364,19 +369,14 @@ class Repl {
       session,
       options: this.#options.session,
       columns: this.#screen.terminal.columns,
-      say: this.#screen.say,
+      say: this.#say,
+      print: (lines) => this.#screen.renderer.insert(lines),
       choose: (title, options) => this.#screen.asker.choose(title, options),
-      ask: (prompt) => this.#submit(prompt, prompt, prompt),
-      reopen: (changes) => this.#reopen(changes),
+      ask: (prompt) => this.#submit(prompt),
+      reopen: (changes) => this.#reopen(session, changes),
       work: (label, job) => this.#work(label, job),
       leave: () => this.#leave(0),
     };
-  }
-
-  async #ask(question: Question, signal: AbortSignal): Promise<Answer> {
-    const answer = await this.#screen.ask(question, signal);
-    if (!answer.allow && answer.interrupt) this.#takeBack();
-    return answer;
   }
 
   #status(columns: number): string {
@@ -385,4 +385,4 @@ class Repl {
   }
 }
 
-const ctrlC: Key = { type: "key", name: "c", ctrl: true, alt: false, shift: false };
+const failure = (error: unknown): string => red(escapeText(messageOf(error)));

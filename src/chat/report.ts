@@ -4,51 +4,47 @@
  */
 import type { Session, SessionOptions } from "../agent/session.ts";
 import type { Event, Message, Usage } from "../types.ts";
-import { inputOf } from "./activity.ts";
 import { titleOf } from "./calls.ts";
 import { escapeLine } from "./escape.ts";
 import { withoutAttachments } from "./mentions.ts";
-import { bold, dim, dollars, paintMode, plural, shades, shortNumber } from "./style.ts";
+import {
+  bold,
+  dim,
+  dollars,
+  glyphs,
+  paintMode,
+  plural,
+  red,
+  shades,
+  shortNumber,
+  widthOf,
+} from "./style.ts";
 
 type Answer = Event & { type: "answer" };
 
 const answersOf = (session: Session): Answer[] =>
   session.events.flatMap(({ event }) => (event.type === "answer" ? [event] : []));
 
-/** What the status line shows; computed anew only when something was logged. */
-export type Summary = {
-  /** Tokens that the window holds: what was counted last, or else an estimate. */
-  tokens: number;
-  /** USD; null where no price is known for a part of it. */
-  costUsd: number | null;
-};
-const summaries = new WeakMap<Session, Summary & { events: number }>();
+export const inputOf = (usage: Usage): number =>
+  usage.inputTokens + usage.cacheReadTokens + usage.cacheWriteTokens;
 
-export function summaryOf(session: Session): Summary {
-  const events = session.events.length;
-  const known = summaries.get(session);
-  if (known?.events === events) return known;
-  const costs = answersOf(session).map(({ costUsd }) => costUsd);
-  const costUsd = costs.includes(null)
-    ? null
-    : costs.reduce<number>((sum, cost) => sum + (cost ?? 0), 0);
-  const tokens = lastCount(session) ?? (events > 0 ? measure(session).total : 0);
-  const summary = { events, tokens, costUsd };
-  summaries.set(session, summary);
-  return summary;
-}
+const total = (usage: Usage): number => inputOf(usage) + usage.outputTokens;
+
+/** USD; null where no price is known for a part of it. */
+const costOf = (answers: Answer[]): number | null =>
+  answers.reduce<number | null>(
+    (sum, { costUsd }) => (sum === null || costUsd === null ? null : sum + costUsd),
+    0,
+  );
 
 // ── The window ──────────────────────────────────────────────────────────────────────────────────
 
 const imageTokens = 1500;
 
+/** What fills the window, in tokens; `isCounted` where the total is what the provider counted. */
 export type Measure = {
-  system: number;
-  tools: number;
-  instructions: number;
-  messages: number;
+  parts: [name: string, tokens: number][];
   total: number;
-  /** Whether the total rests on what the provider counted. */
   isCounted: boolean;
 };
 
@@ -57,39 +53,31 @@ export type Measure = {
  * since the conversation was last shortened.
  */
 export function measure(session: Session): Measure {
-  const system = session.system.length / 4;
-  const tools = JSON.stringify(session.tools).length / 4;
-  const instructions = latestInstructions(session).length / 4;
-  const all = session.messages.reduce((sum, message) => sum + tokensOf(message), 0);
-  const messages = Math.max(0, all - instructions);
-  const guess = system + tools + all;
+  const instructions = session.events.findLast(
+    ({ event }) => event.type === "context" && event.name === "instructions",
+  );
+  const context = instructions?.event.type === "context" ? instructions.event.text.length / 4 : 0;
+  const messages = session.messages.reduce((sum, message) => sum + tokensOf(message), 0);
+  const guesses: [string, number][] = [
+    ["system prompt", session.system.length / 4],
+    ["tools", JSON.stringify(session.tools).length / 4],
+    ["instructions", context],
+    ["messages", Math.max(0, messages - context)],
+  ];
+  const guess = guesses.reduce((sum, [, tokens]) => sum + tokens, 0);
   const counted = lastCount(session);
-  const scale = counted ? counted / guess : 1;
-  return {
-    system: system * scale,
-    tools: tools * scale,
-    instructions: instructions * scale,
-    messages: messages * scale,
-    total: guess * scale,
-    isCounted: counted !== null,
-  };
+  const scale = (counted ?? guess) / guess;
+  const parts = guesses.map(([name, tokens]): [string, number] => [name, tokens * scale]);
+  return { parts, total: counted ?? guess, isCounted: counted !== null };
 }
 
 function tokensOf({ parts }: Message): number {
   return parts.reduce((sum, part) => {
     if (part.type === "image") return sum + imageTokens;
     if (part.type === "tool_call") return sum + JSON.stringify(part.input).length / 4;
-    const images = part.type === "tool_result" ? (part.images?.length ?? 0) : 0;
-    const text = part.type === "tool_result" ? part.content : part.text;
-    return sum + text.length / 4 + images * imageTokens;
+    if (part.type !== "tool_result") return sum + part.text.length / 4;
+    return sum + part.content.length / 4 + (part.images?.length ?? 0) * imageTokens;
   }, 0);
-}
-
-function latestInstructions(session: Session): string {
-  const found = session.events.findLast(
-    ({ event }) => event.type === "context" && event.name === "instructions",
-  );
-  return found?.event.type === "context" ? found.event.text : "";
 }
 
 /** The tokens of the last answer and of what it was given; null where nothing was counted. */
@@ -101,28 +89,28 @@ function lastCount(session: Session): number | null {
   return last?.event.type === "answer" ? total(last.event.usage) : null;
 }
 
-const total = (usage: Usage): number => inputOf(usage) + usage.outputTokens;
-
-export function windowLines(session: Session, columns: number): string[] {
-  const size = measure(session);
+/** For /context. */
+export function contextLines({
+  session,
+  columns,
+}: {
+  session: Session;
+  columns: number;
+}): string[] {
+  const { parts, total: size, isCounted } = measure(session);
   const window = session.model.contextTokens;
   const width = Math.max(10, Math.min(60, columns - 4));
-  const rows = [
-    ["system prompt", size.system],
-    ["tools", size.tools],
-    ["instructions", size.instructions],
-    ["messages", size.messages],
-  ] as const;
-  const filled = Math.min(width, Math.round((size.total / window) * width));
-  const line = (name: string, tokens: number) =>
-    `  ${name.padEnd(14)}${shortNumber(tokens).padStart(6)}  ${dim(`${((tokens / window) * 100).toFixed(1)}%`)}`;
+  const filled = Math.min(width, Math.round((size / window) * width));
+  const rows: typeof parts = [...parts, ["free", Math.max(0, window - size)]];
   return [
-    `${bold("Context")} of ${escapeLine(session.model.id)}: ${shortNumber(size.total)} of ${shortNumber(window)} tokens`,
+    `${bold("Context")} of ${escapeLine(session.model.id)}: ${shortNumber(size)} of ${shortNumber(window)} tokens`,
     `  ${shades.full.repeat(filled)}${dim(shades.empty.repeat(width - filled))}`,
-    ...rows.map(([name, tokens]) => line(name, tokens)),
-    line("free", Math.max(0, window - size.total)),
+    ...rows.map(([name, tokens]) => {
+      const share = dim(`${((tokens / window) * 100).toFixed(1)}%`);
+      return `  ${name.padEnd(14)}${shortNumber(tokens).padStart(6)}  ${share}`;
+    }),
     dim(
-      size.isCounted
+      isCounted
         ? "  shares are estimates; the sum is what the provider counted"
         : "  estimates, 4 characters a token",
     ),
@@ -131,45 +119,87 @@ export function windowLines(session: Session, columns: number): string[] {
 
 // ── Cost and status ─────────────────────────────────────────────────────────────────────────────
 
-export function costLines(session: Session): string[] {
+/** What the status line shows; computed anew only when something was logged. */
+export type Summary = { events: number; tokens: number; costUsd: number | null };
+const summaries = new WeakMap<Session, Summary>();
+
+export function summaryOf(session: Session): Summary {
+  const events = session.events.length;
+  const known = summaries.get(session);
+  if (known?.events === events) return known;
+  const tokens = lastCount(session) ?? (events > 0 ? measure(session).total : 0);
+  const summary = { events, tokens, costUsd: costOf(answersOf(session)) };
+  summaries.set(session, summary);
+  return summary;
+}
+
+/** For /cost. */
+export function costLines({ session }: { session: Session }): string[] {
   const byModel = Map.groupBy(answersOf(session), ({ model }) => model);
   if (byModel.size === 0) return [dim("Nothing has been spent yet.")];
   const lines = Array.from(byModel, ([model, answers]) => {
-    const sum = (pick: (usage: Usage) => number) =>
-      shortNumber(answers.reduce((all, { usage }) => all + pick(usage), 0));
-    const cost = answers.some(({ costUsd }) => costUsd === null)
-      ? "no price is known"
-      : dollars(answers.reduce((all, { costUsd }) => all + (costUsd ?? 0), 0));
-    return `  ${escapeLine(model)}: ${bold(cost)}  ${dim(
-      `${plural(answers.length, "call")}, ${sum(({ inputTokens }) => inputTokens)} in, ${sum(({ cacheReadTokens }) => cacheReadTokens)} from cache, ${sum(({ cacheWriteTokens }) => cacheWriteTokens)} to cache, ${sum(({ outputTokens }) => outputTokens)} out`,
-    )}`;
+    const sum = (name: keyof Usage) =>
+      shortNumber(answers.reduce((all, { usage }) => all + usage[name], 0));
+    const cost = costOf(answers);
+    const tokens = `${sum("inputTokens")} in, ${sum("cacheReadTokens")} from cache, ${sum("cacheWriteTokens")} to cache, ${sum("outputTokens")} out`;
+    return `  ${escapeLine(model)}: ${bold(cost === null ? "no price is known" : dollars(cost))}  ${dim(`${plural(answers.length, "call")}, ${tokens}`)}`;
   });
   return [bold("Cost of this session"), ...lines];
 }
 
-export function statusLines(session: Session, options: SessionOptions): string[] {
+/** For /status. */
+export function statusLines({
+  session,
+  options,
+}: {
+  session: Session;
+  options: SessionOptions;
+}): string[] {
   const { info, model } = session;
-  const rows: [string, string][] = [
+  const rows = [
     ["session", escapeLine(info.id)],
-    ...(info.forkedFrom ? [["copy of", escapeLine(info.forkedFrom)] as [string, string]] : []),
+    ["copy of", escapeLine(info.forkedFrom ?? "")],
     ["folder", escapeLine([info.cwd, ...(options.addedRoots ?? [])].join(", "))],
     ["model", `${escapeLine(model.id)}, window of ${shortNumber(model.contextTokens)} tokens`],
     ["mode", paintMode(session.mode)],
     ["sandbox", "none: tools run on this machine, under the permission rules"],
     ["context", `${shortNumber(summaryOf(session).tokens)} tokens`],
     ["store", escapeLine(options.clawHome)],
+  ] as const;
+  return rows
+    .filter(([, value]) => value)
+    .map(([name, value]) => `  ${dim(name.padEnd(9))}${value}`);
+}
+
+/** Mode, model, how full the window is, cost; what does not fit is left out. */
+export function statusLine(
+  session: Session | null,
+  options: SessionOptions,
+  columns: number,
+): string {
+  const { model, mode } = session ?? options;
+  const { tokens, costUsd } = session ? summaryOf(session) : { tokens: 0, costUsd: 0 };
+  const percent = Math.round((tokens / model.contextTokens) * 100);
+  const window = `${percent}% of ${shortNumber(model.contextTokens)}`;
+  const fields = [
+    escapeLine(model.id),
+    percent >= 80 ? red(window) : window,
+    costUsd === null ? "no price" : dollars(costUsd),
+    "shift-tab: mode",
   ];
-  return rows.map(([name, value]) => `  ${dim(name.padEnd(9))}${value}`);
+  let line = `  ${paintMode(mode)}`;
+  for (const field of fields)
+    if (widthOf(line) + 3 + widthOf(field) < columns) line += dim(` ${glyphs.bar} ${field}`);
+  return line;
 }
 
 // ── Export ──────────────────────────────────────────────────────────────────────────────────────
 
 /** The conversation as Markdown: what was said, and each call with its result. */
-export function conversation(session: Session): string {
-  const { info, model } = session;
+export function conversation({ info, model, events }: Session): string {
   const head = `# ${info.title || "A conversation"}\n\nSession ${info.id}, ${model.id}, ${info.cwd}\n`;
-  const parts = session.events.map(({ event }) => toMarkdown(event, info.cwd)).filter(Boolean);
-  return `${[head, ...parts].join("\n")}\n`;
+  const parts = events.map(({ event }) => toMarkdown(event, info.cwd));
+  return `${[head, ...parts.filter(Boolean)].join("\n")}\n`;
 }
 
 function toMarkdown(event: Event, cwd: string): string {

@@ -1,22 +1,22 @@
 /**
  * All that a person sees of the conversation: the terminal with its live area, what is printed, what
  * is asked, and the line that says what goes on. Knows no session: it is handed what to show.
+ *
+ * The input and the question always have room in the live area; the rest comes as there is space.
+ * There is no frame around the input: a line as wide as the screen wraps when that shrinks, and what
+ * a terminal then pushes into its scrollback nobody can take back.
  */
 import type { Answer, Output, Question } from "../types.ts";
-import { Activity, tickMs } from "./activity.ts";
-import { renderQuestion } from "./calls.ts";
 import { Editor } from "./editor.ts";
+import { escapeLine } from "./escape.ts";
 import type { Key } from "./keys.ts";
-import { composeLive, type Live } from "./live.ts";
 import { Asker } from "./question.ts";
-import { Renderer } from "./render.ts";
+import { Renderer, type RendererOptions } from "./render.ts";
+import { inputOf } from "./report.ts";
+import { arrows, cyan, dim, fit, glyphs, shortNumber, spinner, widthOf } from "./style.ts";
 import { type Frame, Terminal } from "./terminal.ts";
 
-export type ScreenOptions = {
-  /** The workspace. */
-  cwd: () => string;
-  verbose: boolean;
-  plain: boolean;
+export type ScreenOptions = Omit<RendererOptions, "print" | "columns"> & {
   suggest: ConstructorParameters<typeof Editor>[0];
   onKey: (key: Key) => void;
   /** What stands around the input. */
@@ -25,6 +25,12 @@ export type ScreenOptions = {
 
 /** A question takes no key while somebody is typing. */
 const typingMs = 800;
+/** What is done within this time shows no spinner. */
+const quietMs = 500;
+const tickMs = 120;
+const tailRows = 5;
+const queueRows = 3;
+const inputRows = 12;
 
 export class Screen {
   readonly editor: Editor;
@@ -32,77 +38,200 @@ export class Screen {
   readonly renderer: Renderer;
   readonly asker: Asker;
   #options: ScreenOptions;
-  #activity = new Activity();
+  #activity: Activity | null = null;
   #typedAt = 0;
 
   constructor(options: ScreenOptions) {
     this.#options = options;
-    const { cwd, verbose, plain, onKey } = options;
     this.editor = new Editor(options.suggest);
     this.editor.placeholder = "Ask for a change, or /help";
-    this.terminal = new Terminal({ compose: (...size) => this.#compose(...size), onKey });
+    this.terminal = new Terminal({
+      compose: (columns, rows) => this.#compose(columns, rows),
+      onKey: options.onKey,
+    });
     this.asker = new Asker(this.terminal.refresh);
     this.renderer = new Renderer({
+      ...options,
       print: (lines) => this.terminal.print(lines),
       columns: () => this.terminal.columns,
-      cwd,
-      verbose,
-      plain,
     });
   }
-
-  /** Prints a block of escaped lines that is no part of the turn. */
-  say = (lines: string[]): void => this.renderer.insert(lines);
 
   /** What a turn puts out. */
   take(output: Output): void {
     this.renderer.take(output);
-    this.#activity.take(output, performance.now(), (id) => this.renderer.titleOf(id));
+    this.#activity?.take(output, performance.now(), this.renderer.titleOf);
     this.terminal.refresh();
   }
 
   /** Shows what goes on until it is disposed of. `tokens` is the size of the next request. */
   spin(label: string, tokens: number): Disposable {
-    this.#activity.start(label, performance.now(), tokens);
+    this.#activity = new Activity(label, performance.now(), tokens);
     const tick = setInterval(this.terminal.refresh, tickMs);
     return {
       [Symbol.dispose]: () => {
         clearInterval(tick);
-        this.#activity.stop();
+        this.#activity = null;
         this.terminal.refresh();
       },
     };
   }
 
-  /** A key for the input; "submit" where the text is to be sent. */
-  type(key: Key): boolean | "submit" {
+  /** A key for the input; true where the text is to be sent. */
+  type(key: Key): boolean {
     this.#typedAt = performance.now();
     return this.editor.press(key);
   }
 
   /** What stands in the place of the input; the agent's question waits while somebody is typing. */
-  get front(): Asker["view"] {
+  get front(): Asker["front"] {
     const isTyping = this.editor.text !== "" && performance.now() - this.#typedAt < typingMs;
-    const { view } = this.asker;
-    return view?.isAgents && isTyping ? null : view;
+    const { front } = this.asker;
+    return front?.isAgents && isTyping ? undefined : front;
   }
 
-  ask(question: Question, signal: AbortSignal): Promise<Answer> {
-    return this.asker.ask(question, signal, () => {
-      const view = { cwd: this.#options.cwd(), columns: this.terminal.columns, verbose: true };
-      this.renderer.block(renderQuestion(question, view));
-      if (question.patch) this.renderer.markSeen(question.call.id);
-    });
+  /** Puts the agent's question; what was decided is printed below it. */
+  async ask(question: Question, signal: AbortSignal): Promise<Answer> {
+    const show = (): void => this.renderer.question(question);
+    const answer = await this.asker.ask(question, signal, show);
+    if (answer.allow)
+      this.renderer.note(answer.remember ? `remembered: ${answer.remember}` : "yes");
+    else if (!answer.interrupt) this.renderer.note("no");
+    return answer;
   }
 
   #compose(columns: number, rows: number): Frame {
     const { front } = this;
+    const activity = this.asker.front ? null : this.#activity;
     return composeLive(columns, rows, {
       ...this.#options.surroundings(columns),
-      tail: (max) => this.renderer.tail(columns, max),
-      spinner: this.asker.view ? null : this.#activity.line(performance.now(), columns),
-      input: front ?? this.editor,
+      tail: this.renderer.tail(columns, tailRows),
+      spinner: activity?.line(performance.now(), columns) ?? null,
+      input: front?.view ?? this.editor,
       written: front?.isAgents ? this.editor.label : "",
     });
   }
+}
+
+// ── The live area ───────────────────────────────────────────────────────────────────────────────
+
+export type Live = {
+  /** The last rows of what is being answered. */
+  tail: string[];
+  spinner: string | null;
+  queued: string[];
+  /** What is in the input while a question stands in its place. */
+  written: string;
+  input: { render(columns: number, maxRows: number): Frame };
+  status: string;
+};
+
+/** Where the screen is small, what stands higher gives way first, the status line before all. */
+export function composeLive(columns: number, rows: number, live: Live): Frame {
+  const isSmall = rows < 8;
+  const maxRows = Math.max(1, Math.min(inputRows, rows - (isSmall ? 1 : 3)));
+  const { lines, row, column } = live.input.render(columns, maxRows);
+  const below = rows > lines.length + 1 ? [live.status] : [];
+  const room = rows - lines.length - below.length;
+  const spinner = live.spinner === null ? [] : [live.spinner];
+  const all = [...live.tail, ...(isSmall ? [] : [""]), ...spinner, ...queueLines(live, columns)];
+  const above = all.slice(Math.max(0, all.length - room));
+  return { lines: [...above, ...lines, ...below], row: above.length + row, column };
+}
+
+function queueLines({ queued, written }: Live, columns: number): string[] {
+  const lines = queued.slice(0, queueRows).map((text) => `  queued: ${escapeLine(text)}`);
+  if (queued.length > queueRows)
+    lines.push(`  ${glyphs.more} and ${queued.length - queueRows} more`);
+  if (written) lines.push(`  in the input: ${escapeLine(written)}`);
+  return lines.map((line) => dim(fit(line, columns - 1)));
+}
+
+// ── What goes on ────────────────────────────────────────────────────────────────────────────────
+
+/**
+ * What goes on while a person waits, in one line: what, for how long, tokens up and down. Tokens are
+ * estimated (4 characters each) until the provider says how many they were.
+ */
+export class Activity {
+  #label: string;
+  #since: number;
+  #up: number;
+  #down = 0;
+  /** Characters that came since tokens were counted last. */
+  #chars = 0;
+  #retry: { cause: string; until: number } | null = null;
+  /** The titles of the calls that run, by id. */
+  #running = new Map<string, string>();
+
+  /** `tokens` is what the next request is expected to hold. */
+  constructor(label: string, now: number, tokens: number) {
+    this.#label = label;
+    this.#since = now;
+    this.#up = tokens;
+  }
+
+  /** `titleOf` names the call of an id. */
+  take(output: Output, now: number, titleOf: (id: string) => string): void {
+    if (output.type !== "retry") this.#retry = null;
+    switch (output.type) {
+      case "text_delta":
+      case "thinking_delta":
+        this.#label = output.type === "text_delta" ? "Answering" : "Thinking";
+        this.#chars += output.text.length;
+        break;
+      case "tool_delta":
+        this.#label = `Writing a call of ${escapeLine(output.name)}`;
+        this.#chars += output.chars;
+        break;
+      case "retry":
+        this.#retry = { cause: escapeLine(output.cause), until: now + output.delayMs };
+        break;
+      case "answer":
+        this.#up = inputOf(output.usage) || this.#up;
+        this.#down += output.usage.outputTokens || Math.round(this.#chars / 4);
+        this.#chars = 0;
+        this.#label = "Waiting for the model";
+        break;
+      case "tool_start":
+        this.#running.set(output.id, titleOf(output.id));
+        break;
+      case "tool_result":
+        this.#running.delete(output.id);
+        break;
+      default:
+    }
+  }
+
+  /** The line, or null where there is nothing to show yet. */
+  line(now: number, columns: number): string | null {
+    const elapsedMs = now - this.#since;
+    if (elapsedMs < quietMs) return null;
+    const wheel = spinner[Math.floor(elapsedMs / tickMs) % spinner.length] ?? "";
+    const down = this.#down + Math.round(this.#chars / 4);
+    const facts = [
+      duration(elapsedMs),
+      ...(this.#up > 0 ? [`${arrows.up} ${shortNumber(this.#up)}`] : []),
+      ...(down > 0 ? [`${arrows.down} ${shortNumber(down)}`] : []),
+      "esc interrupts",
+    ].join(` ${glyphs.bar} `);
+    const what = fit(this.#what(now), Math.max(12, columns - 4 - widthOf(facts)));
+    return `${cyan(wheel)} ${what} ${dim(facts)}`;
+  }
+
+  #what(now: number): string {
+    if (this.#retry) {
+      const seconds = Math.max(0, Math.ceil((this.#retry.until - now) / 1000));
+      return `Retrying in ${seconds} s: ${this.#retry.cause}`;
+    }
+    const [first, ...others] = this.#running.values();
+    if (first === undefined) return this.#label + glyphs.more;
+    return `Running ${first}${others.length > 0 ? ` and ${others.length} more` : ""}`;
+  }
+}
+
+function duration(ms: number): string {
+  const seconds = Math.floor(ms / 1000);
+  const minutes = Math.floor(seconds / 60);
+  return minutes > 0 ? `${minutes}m ${seconds % 60}s` : `${seconds}s`;
 }

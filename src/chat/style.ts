@@ -7,6 +7,7 @@
  */
 import colours from "picocolors";
 import type { Mode } from "../types.ts";
+import { escapeText } from "./escape.ts";
 
 export const { bold, dim, red, green, cyan, magenta, inverse, strikethrough } = colours;
 export const hasColour = colours.isColorSupported;
@@ -41,7 +42,8 @@ export const chop = (text: string, columns: number): string[] =>
     "\n",
   );
 
-export const expandTabs = (text: string): string => text.replaceAll("\t", "    ");
+/** Untrusted text as it is shown: escaped, newlines kept, tabs as spaces. */
+export const printable = (text: string): string => escapeText(text).replaceAll("\t", "    ");
 
 let segmenter: Intl.Segmenter | null = null;
 

@@ -21,6 +21,7 @@ export type TerminalOptions = {
   onKey(key: Key): void;
 };
 
+const empty: Frame = { lines: [], row: 0, column: 0 };
 const SYNC = "\x1b[?2026h";
 const SYNC_END = "\x1b[?2026l";
 /** Bracketed paste; keys that are told apart: kitty's protocol, xterm's modifyOtherKeys. */
@@ -33,7 +34,7 @@ const escapeMs = 30;
 export class Terminal {
   #options: TerminalOptions;
   #keys = new KeyReader();
-  #shown: Frame = { lines: [], row: 0, column: 0 };
+  #shown = empty;
   /** The screen that the last frame was drawn for. */
   #screen = { columns: 80, rows: 24 };
   #printed: string[] = [];
@@ -99,8 +100,8 @@ export class Terminal {
 
   /** Empties the screen, but not the scrollback, and draws the live area at its top. */
   clearScreen(): void {
-    process.stdout.write(`${this.#erased(this.columns)}\x1b[H\x1b[2J`);
-    this.#shown = { lines: [], row: 0, column: 0 };
+    process.stdout.write(`${this.#erased()}\x1b[H\x1b[2J`);
+    this.#shown = empty;
     this.refresh();
   }
 
@@ -116,9 +117,12 @@ export class Terminal {
     this.#drawnAt = performance.now();
     const { columns, rows } = this;
     const frame = this.#composed();
-    const isResized = columns !== this.#screen.columns || rows !== this.#screen.rows;
-    const whole = this.#printed.length > 0 || isResized;
-    const out = whole ? this.#redrawn(frame, columns) : this.#changed(frame);
+    const isSameShape =
+      columns === this.#screen.columns &&
+      rows === this.#screen.rows &&
+      frame.lines.length === this.#shown.lines.length;
+    const isInPlace = isSameShape && this.#printed.length === 0;
+    const out = isInPlace ? this.#changed(frame) : this.#redrawn(frame);
     this.#shown = frame;
     this.#screen = { columns, rows };
     if (out) process.stdout.write(SYNC + out + SYNC_END);
@@ -137,12 +141,11 @@ export class Terminal {
   }
 
   /** Everything anew, below what was printed since. */
-  #redrawn(frame: Frame, columns: number): string {
+  #redrawn(frame: Frame): string {
     const reset = this.#printed.length > 0 ? "\x1b[0m" : "";
-    const printed = this.#printed.map((line) => `${line}\r\n`).join("") + reset;
-    this.#printed = [];
+    const printed = this.#printed.splice(0).map((line) => `${line}\r\n`);
     const last = Math.max(0, frame.lines.length - 1);
-    return `${this.#erased(columns)}${printed}${frame.lines.join("\r\n")}${move(last, frame)}`;
+    return this.#erased() + printed.join("") + reset + frame.lines.join("\r\n") + goTo(last, frame);
   }
 
   /**
@@ -150,39 +153,27 @@ export class Terminal {
    * its lines. Line by line: erasing to the screen's end from its first cell would make tmux keep a
    * copy in its scrollback.
    */
-  #erased(columns: number): string {
+  #erased(): string {
+    const { columns, rows } = this;
     const { lines, row, column } = this.#shown;
     const heights = lines.map((line) => Math.max(1, Math.ceil(widthOf(line) / columns)));
     const sum = (some: number[]): number => some.reduce((all, height) => all + height, 0);
-    const above = Math.min(
-      this.rows - 1,
-      sum(heights.slice(0, row)) + Math.floor(column / columns),
-    );
-    const below = Math.min(this.rows, sum(heights)) - 1;
-    const erase = `\x1b[2K${"\x1b[1B\x1b[2K".repeat(Math.max(0, below))}`;
-    return `${up(above)}\r\x1b7${erase}\x1b8`;
+    const above = Math.min(rows - 1, sum(heights.slice(0, row)) + Math.floor(column / columns));
+    const below = Math.max(0, Math.min(rows, sum(heights)) - 1);
+    return `${moveRows(-above)}\r\x1b7\x1b[2K${"\x1b[1B\x1b[2K".repeat(below)}\x1b8`;
   }
 
+  /** The lines that differ, and the cursor. */
   #changed(frame: Frame): string {
     const old = this.#shown;
-    let at = old.row;
-    let out = "";
-    const goTo = (row: number): void => {
-      const known = Math.min(row, Math.max(0, old.lines.length - 1, at));
-      out += `${known < at ? up(at - known) : down(known - at)}\r${"\r\n".repeat(row - known)}`;
+    let [out, at] = ["", old.row];
+    for (const [row, line] of frame.lines.entries()) {
+      if (line === old.lines[row]) continue;
+      out += `${moveRows(row - at)}\r${line}\x1b[K`;
       at = row;
-    };
-    frame.lines.forEach((line, row) => {
-      if (line === old.lines[row]) return;
-      goTo(row);
-      out += `${line}\x1b[K`;
-    });
-    if (frame.lines.length < old.lines.length) {
-      goTo(frame.lines.length);
-      out += "\x1b[J";
     }
-    if (!out && frame.row === old.row && frame.column === old.column) return "";
-    return out + move(at, frame);
+    const isStill = !out && frame.row === old.row && frame.column === old.column;
+    return isStill ? "" : out + goTo(at, frame);
   }
 
   // ── The tty ───────────────────────────────────────────────────────────────────────────────────
@@ -192,7 +183,7 @@ export class Terminal {
     process.stdin.resume();
     process.stdout.write(ENTER);
     this.#open = true;
-    this.#shown = { lines: [], row: 0, column: 0 };
+    this.#shown = empty;
     this.#screen = { columns: this.columns, rows: this.rows };
     this.#draw();
   }
@@ -202,8 +193,7 @@ export class Terminal {
     this.#open = false;
     for (const timer of [this.#timer, this.#escapeTimer]) if (timer) clearTimeout(timer);
     this.#timer = this.#escapeTimer = null;
-    const empty: Frame = { lines: [], row: 0, column: 0 };
-    process.stdout.write(this.#redrawn(empty, this.columns) + LEAVE);
+    process.stdout.write(this.#redrawn(empty) + LEAVE);
     process.stdin.setRawMode(false);
   }
 
@@ -215,7 +205,7 @@ export class Terminal {
   #restore = (): void => {
     if (!this.#open) return;
     this.#open = false;
-    const below = down(this.#shown.lines.length - 1 - this.#shown.row);
+    const below = moveRows(Math.max(0, this.#shown.lines.length - 1 - this.#shown.row));
     try {
       process.stdin.setRawMode(false);
       writeSync(1, `${SYNC_END}${below}\r\n${LEAVE}`);
@@ -237,11 +227,10 @@ export class Terminal {
   #onEnd = (): void => this.#options.onKey({ type: "end" });
 }
 
-const up = (rows: number): string => (rows > 0 ? `\x1b[${rows}A` : "");
-const down = (rows: number): string => (rows > 0 ? `\x1b[${rows}B` : "");
+/** Down, or up where `rows` is negative. */
+const moveRows = (rows: number): string =>
+  rows === 0 ? "" : `\x1b[${Math.abs(rows)}${rows > 0 ? "B" : "A"}`;
 
 /** From row `from` of a frame, in whatever column, to the frame's cursor. */
-function move(from: number, { row, column }: Frame): string {
-  const rows = from > row ? up(from - row) : down(row - from);
-  return `${rows}\r${column > 0 ? `\x1b[${column}C` : ""}`;
-}
+const goTo = (from: number, { row, column }: Frame): string =>
+  `${moveRows(row - from)}\r${column > 0 ? `\x1b[${column}C` : ""}`;
