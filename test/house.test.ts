@@ -26,6 +26,7 @@ const packages = [
   "ignore",
   "openai",
   "picocolors",
+  "re2js",
   "unbash",
   "zod",
 ];
