@@ -1,22 +1,15 @@
 /**
- * Looks for a pattern in files, in JavaScript's regular expressions with what models bring along
- * from ripgrep and grep.
+ * Looks for a pattern in files: with JavaScript's regular expressions where they are sure to be
+ * quick, with RE2 where they could backtrack without end.
  *
- * Invariant: memory is bounded whatever the file. Most files are rejected by a search of their bytes
- * for a text that every match must contain, before anything is decoded. The engine gives up on a
- * pattern that backtracks without end (after about half a second); that is noticed and told.
+ * Invariant: memory and time are bounded whatever the file and the pattern. Most files are rejected
+ * by a search of their bytes for a text that every match must contain, before anything is decoded.
+ * What could not be looked at in full is noted, never passed over.
  */
 import { closeSync, openSync, readSync } from "node:fs";
-import { UsageError } from "../errors.ts";
+import type { RE2JS } from "re2js";
+import type { Query } from "./query.ts";
 import { OPEN_FLAGS, type Path } from "./walk.ts";
-
-export type Query = {
-  /** With the flags g and m; s where matches may span lines. */
-  regex: RegExp;
-  isMultiline: boolean;
-  /** What every match contains; null where that cannot be said. */
-  needle: Buffer | null;
-};
 
 /** `isHit` is false for a line of context. */
 export type Line = { number: number; text: string; isHit: boolean };
@@ -41,76 +34,11 @@ export type Wanted = {
   maxLines: number;
 };
 
-// ── Patterns ────────────────────────────────────────────────────────────────────────────────────
-
-const classes: Record<string, string> = {
-  alnum: "A-Za-z0-9",
-  alpha: "A-Za-z",
-  blank: " \\t",
-  digit: "0-9",
-  lower: "a-z",
-  punct: "!-\\/:-@\\[-`{-~",
-  space: "\\s",
-  upper: "A-Z",
-  word: "\\w",
-  xdigit: "0-9A-Fa-f",
-};
-
-/** Throws UsageError, with the cure, for what is no pattern. */
-export function parseQuery(pattern: string, ignoreCase: boolean, isMultiline: boolean): Query {
-  const [, inline = "", body = ""] = /^(?:\(\?([imsux]+)\))?([\s\S]*)$/.exec(pattern) ?? [];
-  const source = body
-    .replaceAll(/\[:(\w+):\]/g, (all, name: string) => classes[name] ?? all)
-    .replaceAll("(?P<", "(?<")
-    .replaceAll(/\\[AzZ]/g, (end) => (end === "\\A" ? "(?<![\\s\\S])" : "(?![\\s\\S])"));
-  const folds = ignoreCase || inline.includes("i");
-  const spans = isMultiline || inline.includes("s");
-  const isUnicode = /\\[pP]\{|\\u\{/.test(source);
-  const flags = `gm${folds ? "i" : ""}${spans ? "s" : ""}${isUnicode ? "u" : ""}`;
-  try {
-    const needle = folds ? "" : needleOf(source);
-    return {
-      regex: new RegExp(source, flags),
-      isMultiline,
-      needle: needle ? Buffer.from(needle) : null,
-    };
-  } catch (error) {
-    throw new UsageError(
-      `"${pattern}" is no regular expression (${(error as Error).message}). Put a \\ before each of . * + ? ( ) [ ] { } ^ $ | that stands for itself.`,
-    );
-  }
-}
-
-/**
- * The longest text that every match contains: a run of plain characters outside of groups and
- * classes, each but the last not followed by something that makes it optional. "" where there may
- * be none.
- */
-function needleOf(source: string): string {
-  if (/\||\(\?/.test(source)) return "";
-  const runs = [""];
-  let depth = 0;
-  const tokens = source.match(/\\[\s\S]|\[(?:\\[\s\S]|[^\]\\])*\]|[*+?](?:\?)?|\{[^}]*\}|[\s\S]/g);
-  for (const token of tokens ?? []) {
-    if (token === "(") depth += 1;
-    if (token === ")") depth -= 1;
-    if (/^[*?{]/.test(token)) runs[runs.length - 1] = (runs.at(-1) ?? "").slice(0, -1);
-    const plain = /^\\[^\w\s]$/.test(token)
-      ? token.slice(1)
-      : /^[\w\s"'#%&,/:;<=>@`~!-]$/.test(token)
-        ? token
-        : null;
-    if (depth === 0 && plain !== null) runs[runs.length - 1] += plain;
-    else runs.push("");
-  }
-  return runs.reduce((a, b) => (b.length > a.length ? b : a));
-}
-
-// ── Files ───────────────────────────────────────────────────────────────────────────────────────
-
 /** How much of a file is looked at once; of a larger one, context and matches end there. */
 const pieceBytes = 8_000_000;
-const slowMs = 200;
+/** How long one piece may take, and how many steps a line: JavaScript takes about 10^9 a second. */
+const pieceMs = 1000;
+const lineSteps = 1e8;
 let buffer = Buffer.allocUnsafe(256_000);
 
 /** Looks into one file, a piece at a time. Throws the system's errors. */
@@ -127,10 +55,11 @@ export function* scanFile(path: Path, query: Query, wanted: Wanted): Generator<u
       const bytes = buffer.subarray(0, whole);
       if (isFirst && isBinary(bytes)) {
         found.isBinary =
-          mayMatch(bytes, query) && findHits(bytes.toString("latin1"), query, true, found).length > 0;
+          mayMatch(bytes, query) &&
+          findHits(bytes.toString("latin1"), query, true, found).length > 0;
         return found;
       }
-      found.isCut ||= !isLast && (query.isMultiline || whole === size);
+      found.isCut ||= !isLast && (query.isMultiline || buffer[whole - 1] !== 10);
       lineNumber += scanPiece(bytes, lineNumber, query, wanted, found);
       if (isLast || (wanted.first && found.count > 0)) return found;
       buffer.copyWithin(0, whole, size);
@@ -197,37 +126,103 @@ function countBreaks(bytes: Buffer): number {
 /** Lines that match, as the offsets of their beginnings and ends in `text`, in order. */
 type Hit = { start: number; end: number };
 
-/**
- * The pattern runs over the whole text, which is fast; where a match leaves its line and must not,
- * the line alone decides.
- */
 function findHits(text: string, query: Query, firstOnly: boolean, found: Found): Hit[] {
-  const { regex, isMultiline } = query;
+  if (query.isMultiline) return findSpans(text, query, firstOnly, found);
+  const { repeats, leavesLine } = query.shape;
+  const isQuick = repeats === 0 || (repeats === 1 && !leavesLine && !hasLongLine(text));
+  return isQuick ? findInText(text, query, firstOnly) : findByLine(text, query, firstOnly, found);
+}
+
+function hasLongLine(text: string): boolean {
+  const most = Math.sqrt(lineSteps);
+  for (let at = 0; text.length - at > most;) {
+    const end = text.lastIndexOf("\n", at + most);
+    if (end < at) return true;
+    at = end + 1;
+  }
+  return false;
+}
+
+/** The pattern runs over the whole text; where a match leaves its line, the line alone decides. */
+function findInText(text: string, { regex }: Query, firstOnly: boolean): Hit[] {
   const hits: Hit[] = [];
-  for (let from = 0; from <= text.length;) {
-    const match = run(regex, text, from, found);
-    if (!match) break;
-    const last = match.index + Math.max(0, match[0].length - 1);
+  for (let from = 0; from < text.length;) {
+    regex.lastIndex = from;
+    const match = regex.exec(text);
+    if (!match || match.index === text.length) break;
     const start = text.lastIndexOf("\n", match.index - 1) + 1;
-    const ownEnd = endOfLine(text, match.index);
-    const end = isMultiline ? endOfLine(text, last) : ownEnd;
-    const stays = isMultiline || last <= ownEnd;
-    const isEmptyRest = start === text.length && text.endsWith("\n"); // no line after the last break
-    if (!isEmptyRest && (stays || run(regex, text.slice(start, ownEnd), 0, found)))
-      hits.push({ start, end });
+    const end = endOfLine(text, match.index);
+    const stays = match.index + match[0].length <= end;
+    if (stays || testLine(regex, text.slice(start, end))) hits.push({ start, end });
     if (firstOnly && hits.length > 0) break;
     from = end + 1;
   }
   return hits;
 }
 
-/** JSC gives up on endless backtracking by itself; then "no match" is no answer, and that is noted. */
-function run(regex: RegExp, text: string, from: number, found: Found): RegExpExecArray | null {
-  const startedAt = performance.now();
+/** Line by line, of those that hold the needle; a line that could take too long goes to RE2. */
+function findByLine(text: string, query: Query, firstOnly: boolean, found: Found): Hit[] {
+  const { regex, linear, needle, shape } = query;
+  const deadline = performance.now() + pieceMs;
+  const hits: Hit[] = [];
+  for (let from = 0; from < text.length;) {
+    const at = needle === null ? from : text.indexOf(needle, from);
+    if (at < 0) break;
+    const start = text.lastIndexOf("\n", at - 1) + 1;
+    const end = endOfLine(text, at);
+    const isCheap = (end - start) ** (shape.repeats + 1) <= lineSteps;
+    if (!isCheap && !linear) found.isSlow = true;
+    else if (
+      isCheap ? testLine(regex, text.slice(start, end)) : linear?.test(text.slice(start, end))
+    )
+      hits.push({ start, end });
+    if (firstOnly && hits.length > 0) break;
+    from = end + 1;
+    if (performance.now() < deadline) continue;
+    found.isSlow = true;
+    break;
+  }
+  return hits;
+}
+
+/** Matches that may span lines: RE2 alone knows how long that takes. */
+function findSpans(text: string, query: Query, firstOnly: boolean, found: Found): Hit[] {
+  const { regex, linear, shape } = query;
+  if (shape.repeats > 0 && !linear) {
+    found.isSlow = true;
+    return [];
+  }
+  const deadline = performance.now() + pieceMs;
+  const hits: Hit[] = [];
+  for (let from = 0; from < text.length;) {
+    const span = linear ? findLinear(linear, text, from) : findOnce(regex, text, from);
+    if (!span || span.start === text.length) break;
+    const start = text.lastIndexOf("\n", span.start - 1) + 1;
+    const end = endOfLine(text, Math.max(span.start, span.end - 1));
+    hits.push({ start, end });
+    if (firstOnly) break;
+    from = end + 1;
+    if (performance.now() < deadline) continue;
+    found.isSlow = true;
+    break;
+  }
+  return hits;
+}
+
+function testLine(regex: RegExp, line: string): boolean {
+  regex.lastIndex = 0;
+  return regex.test(line);
+}
+
+function findOnce(regex: RegExp, text: string, from: number): Hit | null {
   regex.lastIndex = from;
   const match = regex.exec(text);
-  found.isSlow ||= !match && performance.now() - startedAt > slowMs;
-  return match;
+  return match && { start: match.index, end: match.index + match[0].length };
+}
+
+function findLinear(linear: RE2JS, text: string, from: number): Hit | null {
+  const matcher = linear.matcher(text);
+  return matcher.find(from) ? { start: matcher.start(), end: matcher.end() } : null;
 }
 
 function endOfLine(text: string, at: number): number {

@@ -12,7 +12,8 @@ import { config } from "../config.ts";
 import { UsageError } from "../errors.ts";
 import type { Tool, ToolOutput, Workbench } from "../types.ts";
 import { globFilter, namesIn, splitPattern, typeFilter } from "./filter.ts";
-import { type Found, parseQuery, type Query, scanFile, type Wanted } from "./scan.ts";
+import { parseQuery, type Query } from "./query.ts";
+import { type Found, scanFile, type Wanted } from "./scan.ts";
 import { countUnreadable, insideOf, isSystemError, type Path, type Tally, walk } from "./walk.ts";
 
 const GLOB_FILES = 100;
@@ -110,13 +111,20 @@ function newPace(signal: AbortSignal): () => Promise<boolean> {
 }
 
 /** What was left out of a search, in numbers of files. */
-type Losses = Tally & { binary: number; cut: number; slow: number; isOver: boolean };
+type Losses = Tally & {
+  binary: number;
+  cut: number;
+  slow: number;
+  denied: number;
+  isOver: boolean;
+};
 const noLosses = (): Losses => ({
   ignored: 0,
   unreadable: 0,
   binary: 0,
   cut: 0,
   slow: 0,
+  denied: 0,
   isOver: false,
 });
 
@@ -176,7 +184,7 @@ async function runGrep(
   signal: AbortSignal,
 ): Promise<string> {
   const { output_mode: mode = "files_with_matches", "-C": around = 0 } = input;
-  const query = parseQuery(input.pattern, input["-i"] ?? false, input.multiline ?? false);
+  const query = await parseQuery(input.pattern, input["-i"] ?? false, input.multiline ?? false);
   const limit = input.head_limit || (mode === "content" ? Infinity : GREP_FILES);
   const wanted: Wanted = {
     first: mode === "files_with_matches",
@@ -193,7 +201,8 @@ async function runGrep(
   for (const path of paths) {
     searched += 1;
     const found = await lookInto(path, query, wanted, losses, isTimeOver);
-    if (found && found.count > 0) {
+    if (found && found.count > 0 && workbench.hides?.(String(path))) losses.denied += 1;
+    else if (found && found.count > 0) {
       const name = nameOf(path, workspace);
       const lines = spellLines(name, found, input["-n"] ?? true);
       matches.push({ ...age(path), path: name, count: found.count, lines });
@@ -308,6 +317,7 @@ const LOSSES: [keyof Losses, string][] = [
   ["unreadable", "could not be read"],
   ["binary", "matched but hold no text; grep -a in Bash shows them"],
   ["cut", "were too large to be looked at in one piece: matches and context end at the seams"],
+  ["denied", "match but may not be shown: a permission rule denies reading them"],
   ["slow", "took the pattern too long and may hold more: simplify it"],
 ];
 
