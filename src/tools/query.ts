@@ -46,16 +46,17 @@ export async function parseQuery(
   isMultiline: boolean,
 ): Promise<Query> {
   const [, inline = "", body = ""] = /^(?:\(\?([imsux]+)\))?([\s\S]*)$/.exec(pattern) ?? [];
-  const source = body
+  const spans = isMultiline || inline.includes("s");
+  const ours = body
     .replaceAll(/\[:(\w+):\]/g, (all, name: string) => classes[name] ?? all)
     .replaceAll("(?P<", "(?<")
     .replaceAll(/\\[AzZ]/g, (end) => (end === "\\A" ? "(?<![\\s\\S])" : "(?![\\s\\S])"));
+  const source = spans ? ours : tokensOf(ours).map(stayInLine).join("");
   const folds = ignoreCase || inline.includes("i");
-  const spans = isMultiline || inline.includes("s");
   const isUnicode = /\\[pP]\{|\\u\{/.test(source);
   const flags = `gm${folds ? "i" : ""}${spans ? "s" : ""}${isUnicode ? "u" : ""}`;
-  const shape = shapeOf(source);
-  const isQuick = shape.repeats === 0 || (shape.repeats === 1 && !shape.leavesLine && !spans);
+  const shape = shapeOf(source, spans);
+  const isQuick = shape.repeats === 0 || (shape.repeats === 1 && !shape.leavesLine);
   return {
     regex: compile(source, flags, pattern),
     linear: isQuick ? null : await compileLinear(body, folds, spans),
@@ -91,15 +92,22 @@ const tokensOf = (source: string): string[] =>
     /\\(?:x[\da-fA-F]{2}|u[\da-fA-F]{4}|[upP]\{[^}]*\}|c[A-Za-z]|k<[^>]*>|[\s\S])|\[(?:\\[\s\S]|[^\]\\])*\]|[*+?]\??|\{\d*,?\d*\}\??|[\s\S]/g,
   ) ?? [];
 
-function shapeOf(source: string): Shape {
-  const shape: Shape = { repeats: 0, leavesLine: false };
+/** Where matches stay in their line, no part of the pattern need take a line end. */
+function stayInLine(token: string): string {
+  if (token === "\\s") return "[^\\S\\n]";
+  if (token === "\\W" || token === "\\D") return `[^${token.toLowerCase()}\\n]`;
+  if (token.startsWith("[^")) return `[^\\n${token.slice(2)}`;
+  return token.startsWith("[") ? token.replaceAll("\\s", " \\t\\r\\f\\v\\u00a0") : token;
+}
+
+function shapeOf(source: string, spans: boolean): Shape {
+  const shape: Shape = { repeats: 0, leavesLine: spans };
   let last = "";
   for (const token of tokensOf(source)) {
     const most = /^\{\d*(,?)(\d*)\}/.exec(token);
-    if (/^[*+]/.test(token) || (most && (most[1] ? Number(most[2] || Infinity) : 0) > 10)) {
+    if (/^[*+]/.test(token) || (most && (most[1] ? Number(most[2] || Infinity) : 0) > 10))
       shape.repeats += last === ")" ? Infinity : 1;
-      shape.leavesLine ||= /^\[\^|\\[sWD]/.test(last);
-    }
+    shape.leavesLine ||= /^\\P|^\[.*\\[WDP]/s.test(token);
     last = token;
   }
   return shape;

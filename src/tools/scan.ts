@@ -129,12 +129,13 @@ type Hit = { start: number; end: number };
 function findHits(text: string, query: Query, firstOnly: boolean, found: Found): Hit[] {
   if (query.isMultiline) return findSpans(text, query, firstOnly, found);
   const { repeats, leavesLine } = query.shape;
-  const isQuick = repeats === 0 || (repeats === 1 && !leavesLine && !hasLongLine(text));
+  const isQuick =
+    repeats === 0 || (!leavesLine && !hasLongLine(text, lineSteps ** (1 / (repeats + 1))));
   return isQuick ? findInText(text, query, firstOnly) : findByLine(text, query, firstOnly, found);
 }
 
-function hasLongLine(text: string): boolean {
-  const most = Math.sqrt(lineSteps);
+/** Whether a line may be longer than `most`. */
+function hasLongLine(text: string, most: number): boolean {
   for (let at = 0; text.length - at > most;) {
     const end = text.lastIndexOf("\n", at + most);
     if (end < at) return true;
