@@ -65,7 +65,7 @@ export async function runClaw(
   const { stdin, ...rest } = options;
   const child = startClaw(place, args, { ...rest, stdin: stdin === undefined ? "ignore" : "pipe" });
   if (stdin !== undefined && child.stdin) {
-    child.stdin.write(stdin);
+    void child.stdin.write(stdin);
     await child.stdin.end();
   }
   const [stdout, stderr, code] = await Promise.all([

@@ -112,7 +112,7 @@ function stableParts(body: any): { head: string; messages: string[] } {
   const plain = (message: any) => {
     const content = Array.isArray(message.content)
       ? // oxlint-disable-next-line no-explicit-any -- as above
-        message.content.map(({ cache_control: _, ...block }: any) => block)
+        message.content.map(({ cache_control: _mark, ...block }: any) => block)
       : message.content;
     return JSON.stringify({ ...message, content });
   };
@@ -314,7 +314,7 @@ describe("stream-json", () => {
       env: server.env("openai"),
       stdin: "pipe",
     });
-    child.stdin?.write(user("go"));
+    void child.stdin?.write(user("go"));
     let seen = "";
     for await (const chunk of child.stdout) {
       seen += Buffer.from(chunk).toString();
@@ -324,7 +324,7 @@ describe("stream-json", () => {
       if (request && !seen.includes('"result"')) {
         expect(request.request).toMatchObject({ subtype: "can_use_tool", tool_name: "Bash" });
         const response = { subtype: "success", request_id: request.request_id, response: answer };
-        child.stdin?.write(`${JSON.stringify({ type: "control_response", response })}\n`);
+        void child.stdin?.write(`${JSON.stringify({ type: "control_response", response })}\n`);
         await child.stdin?.end();
       }
     }
@@ -338,12 +338,12 @@ describe("stream-json", () => {
     using place = newPlace();
     using server = startScripted([{ text: ["a ", "b "], hangAfter: 3 }, { text: "second" }]);
     const child = startClaw(place, input, { env: server.env("openai"), stdin: "pipe" });
-    child.stdin?.write(user("go"));
+    void child.stdin?.write(user("go"));
     await until(() => server.requests.length === 1);
     await Bun.sleep(100);
-    child.stdin?.write(control({ subtype: "interrupt" }));
+    void child.stdin?.write(control({ subtype: "interrupt" }));
     await Bun.sleep(100);
-    child.stdin?.write(user("again"));
+    void child.stdin?.write(user("again"));
     await child.stdin?.end();
     const results = jsonLines(await child.stdout.text()).filter(({ type }) => type === "result");
     expect(results.map(({ subtype }) => subtype)).toEqual(["error_during_execution", "success"]);
