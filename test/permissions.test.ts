@@ -1666,3 +1666,17 @@ test.each([
 ])("%s is really %s", (path, real) => expect(realResolve(`${repo}/${path}`)).toBe(fill(real)));
 
 test("links in a circle end", () => expect(realResolve(`${repo}/loop/x`)).toContain("loop"));
+
+test("a folder whose name looks like a flag is no flag", () => {
+  const named = "/home/anna-S";
+  const policy = { ...policyOf("unsafe"), home: named };
+  for (const command of [
+    "env X=1 rm -rf ~",
+    "env X=1 rm -rf /home/anna-S",
+    "env X='a -S ls' rm -rf ~",
+  ])
+    expect({ command, ...decide({ name: "Bash", input: { command } }, policy) }).toMatchObject({
+      command,
+      decision: "ask",
+    });
+});

@@ -159,10 +159,20 @@ export function withinOf(args: Arg[], text: string, plain: string): Within | nul
 
 function scriptOf(args: Arg[], plain: string): string | null {
   if (/^(eval|trap) /.test(plain)) return plain.slice(plain.indexOf(" "));
-  const split = /^env .*?(?:-\w*S|--split-string)[ =]?(.*)$/s.exec(plain)?.[1];
-  if (split !== undefined) return split;
+  const split = plain.startsWith("env ") ? splitStringOf(args.slice(1)) : null;
+  if (split !== null) return split;
   const at = args.findIndex(({ value }) => /^-\w*c$/.test(value));
   return at > 0 && /^(ba|da|z|k|a)?sh /.test(plain) ? (args[at + 1]?.value ?? "") : null;
+}
+
+/** The line that `env -S` takes apart: its value, and the words after it. */
+function splitStringOf(words: Arg[]): string | null {
+  const values = words.map(({ value }) => value);
+  const at = values.findIndex((value) => /^(-\w*S|--split-string)/.test(value));
+  const isOption = (value: string, index: number) =>
+    /^-|=/.test(value) || /^-[uC]$/.test(values[index - 1] ?? "");
+  if (at < 0 || !values.slice(0, at).every(isOption)) return null;
+  return [values[at]?.replace(/^(-\w*S|--split-string)=?/, ""), ...values.slice(at + 1)].join(" ");
 }
 
 /** What `sudo`, `xargs` or `find -exec` may run: each likely reading of their arguments. */
