@@ -211,6 +211,7 @@ describe("patterns that backtrack", () => {
     ["a*[bc]$", "a".repeat(1_000_000)],
     ["[^x]+y", `${"a\n".repeat(100_000)}`],
     ["(?=a)a*a*a*a*[bc]$", "a".repeat(5000)],
+    ["a*a*[bc]$", `${"a".repeat(440)}\n`.repeat(2000)],
   ];
   test.each(rows)("%s ends within a second, and an abort is seen", async (pattern, text) => {
     const folder = tree({ f: `${text}\n` });

@@ -39,6 +39,8 @@ const pieceBytes = 8_000_000;
 /** How long one piece may take, and how many steps a line: JavaScript takes about 10^9 a second. */
 const pieceMs = 1000;
 const lineSteps = 1e8;
+/** Steps that a search of a whole text, which nothing can interrupt, may take at the worst. */
+const textSteps = 1e9;
 let buffer = Buffer.allocUnsafe(256_000);
 
 /** Looks into one file, a piece at a time. Throws the system's errors. */
@@ -129,8 +131,8 @@ type Hit = { start: number; end: number };
 function findHits(text: string, query: Query, firstOnly: boolean, found: Found): Hit[] {
   if (query.isMultiline) return findSpans(text, query, firstOnly, found);
   const { repeats, leavesLine } = query.shape;
-  const isQuick =
-    repeats === 0 || (!leavesLine && !hasLongLine(text, lineSteps ** (1 / (repeats + 1))));
+  const most = (textSteps / text.length) ** (1 / repeats);
+  const isQuick = repeats === 0 || (!leavesLine && !hasLongLine(text, most));
   return isQuick ? findInText(text, query, firstOnly) : findByLine(text, query, firstOnly, found);
 }
 
