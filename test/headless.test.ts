@@ -394,6 +394,7 @@ describe("bad input is one sentence, and nothing runs", () => {
     [["-p"], 2, "prompt"],
     [["-p", "-1 is negative"], 2, "--"],
     [["-p", "x", "--permission-mode", "yolo"], 2, "yolo"],
+    [["-p", "x", "--model", "replay:traffic.jsonl"], 2, "replay:traffic.jsonl"],
     [["-p", "x", "--allowedTools", "Bash(("], 2, "Bash(("],
     [["-p", "x", "--resume", "deadbeef"], 2, "deadbeef"],
     [["-p", "x", "--resume"], 2, "sessions list"],

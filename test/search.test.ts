@@ -12,6 +12,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { parseQuery } from "../src/tools/query.ts";
 import { glob, grep } from "../src/tools/search.ts";
 import type { Workbench } from "../src/types.ts";
 
@@ -62,7 +63,7 @@ describe("Grep finds lines", () => {
     ["without line numbers", "a\nfoo\n", "foo", { "-n": false }, ["f:foo"]],
     ["no newline at the end", "a\nfoo", "foo", {}, ["f:2:foo"]],
     ["CRLF, anchored", "foo\r\nbar\r\n", "foo$", {}, ["f:1:foo"]],
-    ["a BOM", "\ufefffoo\n", "foo", {}, ["f:1:\ufefffoo"]],
+    ["a BOM", "\ufefffoo\n", "^foo", {}, ["f:1:foo"]],
     ["UTF-16", Buffer.from("\ufefffoo\nbar\n", "utf16le"), "bar", {}, ["f:2:bar"]],
     ["beginning of a line", "xfoo\nfoo\n", "^foo", {}, ["f:2:foo"]],
     ["empty lines", "a\n\nb\n", "^$", {}, ["f:2:"]],
@@ -97,6 +98,35 @@ describe("Grep finds lines", () => {
       {},
       ["f:1:const x  =  call(y)"],
     ],
+    ["an empty first line", "\nfoo\n\n", "^$", {}, ["f:1:", "f:3:"]],
+    ["the empty pattern", "\n\na", "", {}, ["f:1:", "f:2:", "f:3:a"]],
+    ["no line in an empty file", "", "^$", {}, []],
+    ["an end without newline", "a\nb", "$", {}, ["f:1:a", "f:2:b"]],
+    ["a return that is no line end", "a\rb\nb\n", "^b", {}, ["f:2:b"]],
+    ["a separator that is no line end", "a\u2028b\nb\n", "a.b$", {}, ["f:1:a\u2028b"]],
+    ["a return that is asked for", "a\r\nb\n", "a\\r$", {}, ["f:1:a\r"]],
+    ["returns that are ruled out", "a\r\nb\n", "^[^\\r\\n]$", {}, ["f:1:a", "f:2:b"]],
+    ["words of any script", "был\nбыло\n", "\\bбыл\\b", {}, ["f:1:был"]],
+    ["letters of any script", "é1\n-1\n", "\\w1", {}, ["f:1:é1"]],
+    ["one character that is two units", "😀\nab\n", "^.$", {}, ["f:1:😀"]],
+    ["a script", "日\na\n", "\\p{Han}|\\pN", {}, ["f:1:日"]],
+    ["a bracket first in a class", "x]\nx)\n", "x[]]", {}, ["f:1:x]"]],
+    ["a hyphen in a class", "a-b\na+b\n", "a[\\w-.]b|[a-]$", {}, ["f:1:a-b"]],
+    ["brackets that hold nothing", "int[] a\n", "int[] a", {}, ["f:1:int[] a"]],
+    ["the edges of a text", "foo\nxfoo\n", "\\Afoo\\z", {}, ["f:1:foo"]],
+    ["words as grep has them", "foo\nfoobar\n", "\\<foo\\>", {}, ["f:1:foo"]],
+    ["angle brackets that are escaped", "A<b>\nA b\n", "A\\<b\\>", {}, ["f:1:A<b>"]],
+    ["flags of a group", "aB\nab\nAb\n", "a(?i:b)", {}, ["f:1:aB", "f:2:ab"]],
+    ["a break in multiline, CRLF", "a\r\nb\n", "a\nb", { multiline: true }, ["f:1:a", "f:2:b"]],
+    ["all of it in multiline", "a\nb\n", "a.*b\\z", { multiline: true }, ["f:1:a", "f:2:b"]],
+    [
+      "hits in each other's context",
+      "hit\nhit\nx\n",
+      "hit",
+      { "-A": 1 },
+      ["f:1:hit", "f:2:hit", "f-3-x"],
+    ],
+    ["context from an empty line on", "\nhit", "hit", { "-B": 2 }, ["f-1-", "f:2:hit"]],
     ["context", "1\n2\nhit\n4\n5\n", "hit", { "-C": 1 }, ["f-2-2", "f:3:hit", "f-4-4"]],
     ["context at the ends", "hit\n2\n", "hit", { "-B": 3, "-A": 3 }, ["f:1:hit", "f-2-2"]],
     [
@@ -124,6 +154,33 @@ describe("Grep finds lines", () => {
     const folder = tree({ f: `${line.repeat(200_000)}needle\n` });
     expect(await content(folder, "needle")).toBe("f:200001:needle");
     expect(await content(folder, "n[e]+dle$")).toBe("f:200001:needle");
+    const both = tree({ f: `${line.repeat(200_000)}one\n`, g: `${line.repeat(190_000)}two\n` });
+    expect(
+      await Promise.all(["one$", "two$"].map((end) => content(both, `^.{3}(?<=${end})`))),
+    ).toEqual(["f:200001:one", "g:190001:two"]);
+  });
+
+  test.each<[string, string[]]>([
+    ["needle", ["needle"]],
+    ["a\\.b", ["a.b"]],
+    ["\\w+ need\\w+=", [" need"]],
+    ["abc?", ["ab"]],
+    ["ab{0,1}cd", ["cd"]],
+    ["abc+de", ["abc"]],
+    ["a\\x41\\u0041\\cAbc", ["bc"]],
+    ["(abc)?de", ["de"]],
+    ["[abc]d\\tx", ["d"]],
+    ["one|two[0-9]", ["one", "two"]],
+    ["one|\\d", []],
+    ["(?:one|two)", []],
+    ["(?!no)yes", ["yes"]],
+    ["a\\1\\k<n>\\p{Lu}", ["a"]],
+    ["interface{}", ["interface{}"]],
+    ["(?i)a", []],
+    ["", []],
+  ])("%s: every match holds one of %j", async (pattern, needles) => {
+    const query = await parseQuery(pattern.replace("\\k<n>", "").replace("\\1", ""), false, false);
+    expect(query.needles).toEqual(needles);
   });
 });
 
@@ -156,6 +213,8 @@ describe("the shape of an answer", () => {
 
   test.each([
     [{ pattern: "(" }, "no regular expression"],
+    [{ pattern: "a\\nb" }, "set multiline"],
+    [{ pattern: "\\h" }, "no regular expression"],
     [{ pattern: "x", type: "klingon" }, "There is no type klingon"],
     [{ pattern: "x", path: "absent" }, "does not exist"],
   ])("%j is refused with the cure", async (input, text) => {
@@ -194,6 +253,22 @@ describe("what is not searched", () => {
     expect(found).not.toContain("link");
   });
 
+  test("a text goes up to a NUL, and that is said", async () => {
+    const folder = tree({ f: `${"hit\n".repeat(3000)}\0\nhit\n` });
+    truncateSync(join(folder, "f"), 5e9);
+    const startedAt = performance.now();
+    expect(await grepIn(folder, { pattern: "h[i]t", output_mode: "count" })).toMatch(
+      /^f:3000\n\[Files that could not be seen as a whole/,
+    );
+    expect(performance.now() - startedAt).toBeLessThan(1000);
+  });
+
+  test("a name that is no UTF-8", async () => {
+    const folder = tree({});
+    writeFileSync(Buffer.concat([Buffer.from(`${folder}/a`), Buffer.from([0xff])]), "hit\n");
+    expect(await grepIn(folder, { pattern: "hit" })).toBe("a\ufffd");
+  });
+
   test("odd names are spelt in one line", async () => {
     const folder = tree({ "a\nb\u001b[31m.txt": "hit\n" });
     expect(await grepIn(folder, { pattern: "hit" })).toBe("a\\nb\\u001b[31m.txt");
@@ -212,6 +287,7 @@ describe("patterns that backtrack", () => {
     ["[^x]+y", `${"a\n".repeat(100_000)}`],
     ["(?=a)a*a*a*a*[bc]$", "a".repeat(5000)],
     ["a*a*[bc]$", `${"a".repeat(440)}\n`.repeat(2000)],
+    ["a*a*[bc]$", `${"a".repeat(440)}\n`.repeat(2000)],
   ];
   test.each(rows)("%s ends within a second, and an abort is seen", async (pattern, text) => {
     const folder = tree({ f: `${text}\n` });
@@ -227,16 +303,19 @@ describe("patterns that backtrack", () => {
     expect(found).toContain("simplify");
   });
 
-  test("an abort ends a search of many files", async () => {
-    const files = Array.from({ length: 1000 }, (_, index) => [
-      `f${index}`,
-      "aaaa bbbb\n".repeat(500),
-    ]);
+  test.each([
+    ["(a|b)+ (a|b)+[!?]", "aaaa bbbb\n".repeat(5000)],
+    ["(?=a)(a+)+[!?]", `${"a".repeat(40)}\n`.repeat(100)],
+    [".*.*[!?]", `${"a".repeat(460)}\n`.repeat(100)],
+    [".*[!?]", `${"a".repeat(9900)}\n`.repeat(10)],
+    ["(?=.)a*a*a*[!?]", `${"a".repeat(90)}\n`.repeat(1000)],
+  ])("an abort ends a search for %s in many files", async (pattern, text) => {
+    const files = Array.from({ length: 300 }, (_, index) => [`f${index}`, text]);
     const folder = tree(Object.fromEntries(files));
     const controller = new AbortController();
     setTimeout(() => controller.abort(new Error("stop")), 30);
     const startedAt = performance.now();
-    const input = { pattern: "(a|b)+ (a|b)+[!?]" };
+    const input = { pattern };
     const ending = await grepIn(folder, input, controller.signal).catch(
       (error: Error) => error.message,
     );
@@ -298,8 +377,8 @@ describe("ignore files mean what they mean to git", () => {
       ((state = (Math.imul(state, 1_103_515_245) + 12_345) & 0x7fffffff) >>> 8) / 0x800000;
   }
 
-  test("on 60 random trees, beside git ls-files", async () => {
-    for (let seed = 1; seed <= 60; seed++) {
+  test("on 30 random trees, beside git ls-files", async () => {
+    for (let seed = 1; seed <= 30; seed++) {
       const random = seeded(seed);
       const files: Record<string, string> = {};
       for (let index = 0; index < 25; index++) {
@@ -331,41 +410,39 @@ describe("ignore files mean what they mean to git", () => {
   });
 });
 
-test("line by line the same as GNU grep, on random texts", async () => {
-  const words = ["foo", "bar(", "baz)", "a.b", "x=1", "", "  ", "Foo_9", "é", "\t"];
+describe("line by line the same as GNU grep", () => {
+  const words = "foo|bar(|baz)|a.b|x=1||  |Foo_9|é|\t|41|{}|<a>|[x]|$9|-".split("|");
   let state = 7;
   const next = (most: number) => (state = (state * 48_271) % 2_147_483_647) % most;
-  const text = Array.from({ length: 300 }, () =>
-    Array.from({ length: next(6) }, () => words[next(words.length)]).join(" "),
-  ).join("\n");
-  const folder = tree({ f: `${text}\n` });
-  for (const pattern of [
-    "foo",
-    "^foo",
-    "9$",
-    "a\\.b",
-    "(foo|x=1) ",
-    "[Ff]oo[^a]*9",
-    "o{2}",
-    "^ *$",
-    "b.*b.*b",
-    "(foo ?)+bar",
-    "\\bfoo\\b",
-    "é +é",
-  ]) {
-    const child = Bun.spawnSync(["grep", "-nE", pattern, "f"], {
-      cwd: folder,
-      env: { LC_ALL: "C.UTF-8" },
-    });
-    const wanted = child.stdout
-      .toString()
+  const line = () => Array.from({ length: next(6) }, () => words[next(words.length)]).join(" ");
+  const text = () => Array.from({ length: next(60) }, line).join("\n") + (next(3) ? "\n" : "");
+  let folder = "";
+  beforeAll(() => {
+    folder = tree(Object.fromEntries(Array.from({ length: 12 }, (_, at) => [`f${at}`, text()])));
+  });
+  const grepOf = (...args: string[]) =>
+    Bun.spawnSync(["grep", "-rE", ...args], { cwd: folder, env: { LC_ALL: "C.UTF-8" } })
+      .stdout.toString()
       .split("\n")
-      .filter(Boolean)
-      .map((line) => `f:${line}`);
-    const found = await content(folder, pattern);
-    expect({ pattern, found }).toEqual({
-      pattern,
-      found: wanted.join("\n") || "No match in 1 files.",
-    });
-  }
+      .filter((one) => one !== "" && !one.endsWith(":0"));
+
+  test.each(
+    String.raw`foo ^foo 9$ a\.b (foo|x=1)[[:space:]] [Ff]oo[^a]*9 o{2} ^[[:blank:]]*$ ^$ x* b.*b.*b
+      (foo[[:space:]]?)+bar \bfoo\b [^x]+ [^a-z] \W \w+\s+\w+ \s\S \$9 \{\} \[x\] []x] [^]x]$ foo|bar
+      fo+\b fo?o (fo){1,2}o .{3}$ ^.$ [a-]$ [.-] (^|\s)foo(\s|$) [[:alpha:]]+_[[:digit:]] \Bo o\B
+      .*\s.*\s.*= ^(.*)(x=1)(.*)$ \S+$ ^\s+ ([a-z]+\s)+1? \<foo [0-9]+ -`
+      .split(/\s+/)
+      .concat("é.", "[é-]"),
+  )("%s", async (pattern) => {
+    for (const flags of [[], ["-i"]]) {
+      const input = { pattern, "-i": flags.length > 0, head_limit: 1e6 };
+      const count = await grepIn(folder, { ...input, output_mode: "count" });
+      const counted = grepOf("-c", ...flags, "-e", pattern, ".").map((one) => one.slice(2));
+      expect(count.split("\n").toSorted()).toEqual(counted.toSorted());
+      const lines = await grepIn(folder, { ...input, output_mode: "content" });
+      const shown = grepOf("-n", ...flags, "-e", pattern, ".").map((one) => one.slice(2));
+      const isWhole = !lines.includes("\n[Cut after");
+      expect(isWhole && lines.split("\n").toSorted()).toEqual(shown.toSorted());
+    }
+  });
 });

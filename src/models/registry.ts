@@ -27,6 +27,8 @@ export class NoModelError extends UsageError {
  */
 export async function resolveModel(name: string | null, env: Env): Promise<Model> {
   if (name === "demo") return (await import("./demo.ts")).openDemo();
+  if (name?.startsWith("replay:"))
+    throw new UsageError(`Playing traffic back (${name}) is not in this version of claw.`);
   const { place, model } = await choose(name?.trim() || null, env);
   const endpoint = endpointOf(place, model, env);
   const id = `${place.name}/${model}`;

@@ -7,80 +7,56 @@
  */
 import { UsageError } from "../errors.ts";
 
-/** ripgrep's names of types, and the extensions or whole names of their files. */
+/** ripgrep's names of types, with the extensions or whole names of their files. */
 const TYPES: Record<string, string> = {
-  asm: "asm s S",
   c: "c h H",
-  clojure: "clj cljc cljs cljx",
   cmake: "cmake CMakeLists.txt",
   cpp: "C cc cpp cxx c++ H h hh hpp hxx h++ inl",
-  cs: "cs",
+  csharp: "cs",
   css: "css scss",
-  csv: "csv",
-  dart: "dart",
   docker: "Dockerfile Containerfile dockerfile",
   elixir: "ex exs eex heex",
   erlang: "erl hrl",
-  fsharp: "fs fsi fsx",
-  go: "go",
+  golang: "go",
   graphql: "graphql graphqls gql",
   haskell: "hs lhs",
   html: "htm html ejs",
   java: "java jsp jspx properties",
-  jl: "jl",
   js: "js jsx mjs cjs vue",
   json: "json composer.lock sarif jsonc jsonl",
   kotlin: "kt kts",
-  less: "less",
-  lua: "lua",
   make: "mk mak Makefile makefile GNUmakefile",
   md: "md markdown mdx mdown mkd",
-  nix: "nix",
   ocaml: "ml mli mll mly",
   perl: "pl pm t plx",
   php: "php php3 php4 php5 phtml",
-  proto: "proto",
-  ps: "ps1 psm1 psd1",
   py: "py pyi",
   r: "R r Rmd Rnw",
   ruby: "rb rbw gemspec Gemfile Rakefile",
   rust: "rs",
-  sass: "sass scss",
-  scala: "scala sbt",
   sh: "sh bash zsh ksh csh .bashrc .bash_profile .profile .zshrc",
-  sql: "sql psql",
-  svelte: "svelte",
-  swift: "swift",
-  tex: "tex cls sty bib",
   tf: "tf tfvars",
   toml: "toml Cargo.lock",
   ts: "ts tsx mts cts",
-  txt: "txt",
-  vim: "vim vimrc .vimrc",
-  vue: "vue",
   xml: "xml dtd xsd xsl xslt rng xhtml",
   yaml: "yaml yml",
-  zig: "zig",
 };
+/** Types that are called as their files end. */
+const EXTENSIONS =
+  "asm clj cs csv dart fs go jl less lua nix proto sass scala sql svelte swift tex txt vim vue zig";
 const ALIASES: Record<string, string> = {
-  csharp: "cs",
-  golang: "go",
   javascript: "js",
-  julia: "jl",
   markdown: "md",
   python: "py",
-  shell: "sh",
-  terraform: "tf",
   typescript: "ts",
 };
 
 /** Throws a UsageError for an unknown type. An extension is a type too. */
 export function typeFilter(type: string): (name: string) => boolean {
   const known = TYPES[ALIASES[type] ?? type]?.split(" ");
-  const isExtension = Object.values(TYPES).some((names) => names.split(" ").includes(type));
-  if (!known && !isExtension) {
+  if (!known && ![EXTENSIONS, ...Object.values(TYPES)].join(" ").split(" ").includes(type)) {
     throw new UsageError(
-      `There is no type ${type}; use glob, or one of ${Object.keys(TYPES).join(", ")}.`,
+      `There is no type ${type}; use glob, or one of ${Object.keys(TYPES).join(", ")}, ${EXTENSIONS.replaceAll(" ", ", ")}.`,
     );
   }
   const names = new Set(known ?? [type]);

@@ -102,8 +102,10 @@ function newPace(signal: AbortSignal): () => Promise<boolean> {
   const end = performance.now() + config.limits.searchMs;
   let next = performance.now() + pauseMs;
   return async () => {
-    if (performance.now() < next) return false;
-    await new Promise((wake) => setImmediate(wake));
+    const lateMs = performance.now() - next;
+    if (lateMs < 0) return false;
+    // After a long step timers are due as well, which run behind this otherwise.
+    await (lateMs > 100 ? Bun.sleep(1) : new Promise((wake) => setImmediate(wake)));
     signal.throwIfAborted();
     next = performance.now() + pauseMs;
     return next > end;
@@ -130,10 +132,14 @@ const noLosses = (): Losses => ({
 
 type Aged = { path: string; mtimeMs: number };
 
-const age = (path: Path): Aged => ({
-  path: String(path),
-  mtimeMs: lstatSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0,
-});
+function age(path: Path): Aged {
+  try {
+    return { path: String(path), mtimeMs: lstatSync(path).mtimeMs };
+  } catch (error) {
+    if (!isSystemError(error)) throw error;
+    return { path: String(path), mtimeMs: 0 }; // gone, or in a folder that tells names only
+  }
+}
 const newestFirst = <One extends Aged>(files: readonly One[]): One[] =>
   files.toSorted((a, b) => b.mtimeMs - a.mtimeMs);
 
@@ -176,7 +182,7 @@ function hintOn(root: string, rest: string, losses: Losses): string {
 
 // ── Grep ────────────────────────────────────────────────────────────────────────────────────────
 
-type Match = Aged & { count: number; lines: string[] };
+type Match = Aged & { count: number };
 
 async function runGrep(
   input: GrepInput,
@@ -185,7 +191,8 @@ async function runGrep(
 ): Promise<string> {
   const { output_mode: mode = "files_with_matches", "-C": around = 0 } = input;
   const query = await parseQuery(input.pattern, input["-i"] ?? false, input.multiline ?? false);
-  const limit = input.head_limit || (mode === "content" ? Infinity : GREP_FILES);
+  const { head_limit: asked = 0 } = input;
+  const page = new Page(asked > 0 ? asked : mode === "content" ? Infinity : GREP_FILES);
   const wanted: Wanted = {
     first: mode === "files_with_matches",
     before: input["-B"] ?? around,
@@ -194,24 +201,26 @@ async function runGrep(
   };
   const losses = noLosses();
   const [workspace = "/"] = workbench.roots;
-  const paths = filesOf(locate(input.path ?? "", workbench), input, workspace, losses);
+  const place = locate(input.path ?? "", workbench);
   const isTimeOver = newPace(signal);
   const matches: Match[] = [];
   let searched = 0;
-  for (const path of paths) {
+  for (const path of filesOf(place, input, workspace, losses)) {
     searched += 1;
     const found = await lookInto(path, query, wanted, losses, isTimeOver);
-    if (found && found.count > 0 && workbench.hides?.(String(path))) losses.denied += 1;
+    if (found?.isBinary) losses.binary += Number(found.count > 0 || !place.isFolder);
+    else if (found && found.count > 0 && workbench.hides?.(String(path))) losses.denied += 1;
     else if (found && found.count > 0) {
-      const name = nameOf(path, workspace);
-      const lines = spellLines(name, found, input["-n"] ?? true);
-      matches.push({ ...age(path), path: name, count: found.count, lines });
+      const match = { ...age(path), path: nameOf(path, workspace), count: found.count };
+      matches.push(match);
+      if (mode === "count") page.add(`${match.path}:${match.count}`);
+      if (mode === "content") addLines(page, match.path, found, wanted, input["-n"] ?? true);
+      if (page.isFull) wanted.maxLines = 0;
     }
     if (losses.isOver || (losses.isOver = await isTimeOver())) break;
   }
-  const page = new Page(limit);
-  for (const match of wanted.first ? newestFirst(matches) : matches) addMatch(page, match, mode);
-  const note = summaryOf(matches, searched, losses, page, mode);
+  if (wanted.first) for (const { path } of newestFirst(matches)) page.add(path);
+  const note = summaryOf(matches, searched, losses, page, input);
   if (note) page.note(note);
   return page.end(losses);
 }
@@ -228,8 +237,7 @@ async function lookInto(
   try {
     for (let step = scan.next(); ; step = scan.next()) {
       if (step.done) {
-        const { isBinary, isCut, isSlow } = step.value;
-        losses.binary += Number(isBinary);
+        const { isCut, isSlow } = step.value;
         losses.cut += Number(isCut);
         losses.slow += Number(isSlow);
         return step.value;
@@ -277,21 +285,24 @@ const spell = (path: string): string =>
 const LINE_CHARS = 500;
 
 /** As ripgrep prints them: `path:12:text`, with `-` for context and `--` between what is apart. */
-function spellLines(name: string, { lines }: Found, isNumbered: boolean): string[] {
-  let last = lines[0]?.number ?? 0;
-  return lines.flatMap(({ number, text, isHit }) => {
-    const mark = isHit ? ":" : "-";
-    const cut = text.length > LINE_CHARS ? ` [${text.length} characters]` : "";
-    const line = `${name}${mark}${isNumbered ? `${number}${mark}` : ""}${text.slice(0, LINE_CHARS)}${cut}`;
-    const isApart = number > last + 1;
+function addLines(
+  page: Page,
+  name: string,
+  { lines }: Found,
+  { before, after }: Wanted,
+  isNumbered: boolean,
+): void {
+  let last = page.length > 0 ? -1 : Infinity;
+  for (const { number, text, isHit } of lines) {
+    if (before + after > 0 && (last < 0 || number > last + 1)) page.add("--");
     last = number;
-    return isApart && lines.some((one) => !one.isHit) ? ["--", line] : [line];
-  });
-}
-
-function addMatch(page: Page, { path, count, lines }: Match, mode: string): void {
-  if (mode === "content") for (const line of lines) page.add(line);
-  else page.add(mode === "count" ? `${path}:${count}` : path);
+    const mark = isHit ? ":" : "-";
+    const shown =
+      text.length > LINE_CHARS
+        ? `${text.slice(0, LINE_CHARS).toWellFormed()} [${text.length} characters]`
+        : text;
+    page.add(`${name}${mark}${isNumbered ? `${number}${mark}` : ""}${shown}`);
+  }
 }
 
 function summaryOf(
@@ -299,10 +310,11 @@ function summaryOf(
   searched: number,
   losses: Losses,
   page: Page,
-  mode: string,
+  { pattern, output_mode: mode = "files_with_matches" }: GrepInput,
 ): string | null {
   if (searched === 0) return `No file fits path, glob and type.${hidden(losses)}`;
-  if (matches.length === 0) return `No match in ${searched} files.${hidden(losses)}`;
+  const hint = pattern.includes("\\|") ? " \\| is the character |; a plain | is for either." : "";
+  if (matches.length === 0) return `No match in ${searched} files.${hint}${hidden(losses)}`;
   if (!page.isFull) return null;
   const files = `${matches.length} files`;
   const lines = matches.reduce((sum, match) => sum + match.count, 0);
@@ -315,8 +327,11 @@ const hidden = ({ ignored }: Losses): string =>
 
 const LOSSES: [keyof Losses, string][] = [
   ["unreadable", "could not be read"],
-  ["binary", "matched but hold no text; grep -a in Bash shows them"],
-  ["cut", "were too large to be looked at in one piece: matches and context end at the seams"],
+  ["binary", "hold no text and are searched at their beginning only; grep -a in Bash shows more"],
+  [
+    "cut",
+    "could not be seen as a whole (over 8 MB, or a NUL in the text): matches and context end there",
+  ],
   ["denied", "match but may not be shown: a permission rule denies reading them"],
   ["slow", "took the pattern too long and may hold more: simplify it"],
 ];

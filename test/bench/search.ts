@@ -1,10 +1,9 @@
 /**
- * How fast Glob and Grep are, side by side with ripgrep, GNU grep and find.
+ * How fast Glob and Grep are, side by side with ripgrep, and with GNU grep and find where they can.
  *
  * Makes a tree of 50,000 files and 288 MB with nested ignore files (in BENCH_TREE if that is set, and
- * then kept), runs every contender in turn, and prints medians of RUNS runs with the page cache warm,
- * and how many times as long as ripgrep each took. A contender of ours is measured twice: `warm` is a
- * call in this process, `cold` the first call of a new one, without the start of the process.
+ * then kept), runs every contender in turn, ours in this process, and prints medians of RUNS runs
+ * after one that does not count, and how many times as long as ripgrep each took.
  *
  *   bun test/bench/search.ts
  */
@@ -90,92 +89,54 @@ function makeFolders(root: string, pick: <T>(from: readonly T[]) => T): string[]
 
 // ── The contenders ──────────────────────────────────────────────────────────────────────────────
 
-type Case = {
-  name: string;
-  input: { pattern: string } & Record<string, unknown>;
-  rg: string[];
-  others?: string[][];
-};
+type Case = [name: string, input: { pattern: string; [key: string]: unknown }, commands: string[]];
 
+/** Commands are split at blanks. */
 const CASES: Case[] = [
-  {
-    name: "rare literal",
-    input: { pattern: "needle_xyzzy_9" },
-    rg: ["-l", "needle_xyzzy_9"],
-    others: [["grep", "-rnl", "needle_xyzzy_9", "."]],
-  },
-  {
-    name: "rare literal, -i",
-    input: { pattern: "NEEDLE_xyzzy", "-i": true },
-    rg: ["-li", "NEEDLE_xyzzy"],
-  },
-  {
-    name: "-i, no rare character",
-    input: { pattern: "needlexyz", "-i": true },
-    rg: ["-li", "needlexyz"],
-  },
-  {
-    name: "regex around a literal",
-    input: { pattern: "\\w+ needle_\\w+\\s*=" },
-    rg: ["-l", "\\w+ needle_\\w+\\s*="],
-  },
-  {
-    name: "alternation",
-    input: { pattern: "needle_x|haystack_y|straw_z" },
-    rg: ["-l", "needle_x|haystack_y|straw_z"],
-  },
-  {
-    name: "no literal, rare",
-    input: { pattern: "[A-Z]\\w+\\s\\d{4}" },
-    rg: ["-l", "[A-Z]\\w+\\s\\d{4}"],
-    others: [["grep", "-rnlE", "[A-Z]\\w+\\s[0-9]{4}", "."]],
-  },
-  {
-    name: "no literal, words",
-    input: { pattern: "\\w+\\s+\\w+\\s+\\d{7}" },
-    rg: ["-l", "\\w+\\s+\\w+\\s+\\d{7}"],
-  },
-  { name: "frequent, files", input: { pattern: "promise" }, rg: ["-l", "promise"] },
-  {
-    name: "frequent, count",
-    input: { pattern: "promise", output_mode: "count" },
-    rg: ["-c", "promise"],
-  },
-  {
-    name: "a line start",
-    input: { pattern: "^import\\b.*zebra", output_mode: "content" },
-    rg: ["-n", "^import\\b.*zebra"],
-  },
-  {
-    name: "a type",
-    input: { pattern: "needle_xyzzy_9", type: "py" },
-    rg: ["-l", "-tpy", "needle_xyzzy_9"],
-  },
-  {
-    name: "names",
-    input: { pattern: "**/*.ts" },
-    rg: ["--files", "-g", "*.ts"],
-    others: [["find", ".", "-name", "*.ts"]],
-  },
+  [
+    "rare literal",
+    { pattern: "needle_xyzzy_9" },
+    ["rg -l needle_xyzzy_9", "grep -rnl needle_xyzzy_9 ."],
+  ],
+  ["rare literal, -i", { pattern: "NEEDLE_xyzzy", "-i": true }, ["rg -li NEEDLE_xyzzy"]],
+  ["-i, no rare character", { pattern: "needlexyz", "-i": true }, ["rg -li needlexyz"]],
+  [
+    "regex around a literal",
+    { pattern: "\\w+\\sneedle_\\w+\\s*=" },
+    ["rg -l \\w+\\sneedle_\\w+\\s*="],
+  ],
+  [
+    "alternation",
+    { pattern: "needle_x|haystack_y|straw_z" },
+    ["rg -l needle_x|haystack_y|straw_z"],
+  ],
+  [
+    "no literal, rare",
+    { pattern: "[A-Z]\\w+\\s\\d{4}" },
+    ["rg -l [A-Z]\\w+\\s\\d{4}", "grep -rnlE [A-Z]\\w+\\s[0-9]{4} ."],
+  ],
+  ["no literal, words", { pattern: "\\w+\\s+\\w+\\s+\\d{7}" }, ["rg -l \\w+\\s+\\w+\\s+\\d{7}"]],
+  ["frequent, files", { pattern: "promise" }, ["rg -l promise"]],
+  ["frequent, count", { pattern: "promise", output_mode: "count" }, ["rg -c promise"]],
+  [
+    "a line start",
+    { pattern: "^import\\b.*zebra", output_mode: "content" },
+    ["rg -n ^import\\b.*zebra"],
+  ],
+  ["a type", { pattern: "needle_xyzzy_9", type: "py" }, ["rg -l -tpy needle_xyzzy_9"]],
+  ["names", { pattern: "**/*.ts" }, ["rg --files -g *.ts", "find . -name *.ts"]],
 ];
 
-const toolOf = ({ rg }: Case) => (rg[0] === "--files" ? glob : grep);
-
-async function timeOurs(root: string, one: Case): Promise<number> {
+async function timeOurs(root: string, [name, input]: Case): Promise<number> {
   const workbench: Workbench = { roots: [root], stamps: new Map(), shells: new Map(), env: {} };
   const start = performance.now();
-  await toolOf(one).run(one.input, workbench, new AbortController().signal);
+  await (name === "names" ? glob : grep).run(input, workbench, new AbortController().signal);
   return performance.now() - start;
 }
 
-function timeCold(root: string, name: string): number {
-  const child = Bun.spawnSync([process.execPath, import.meta.path, "--once", root, name]);
-  return Number(child.stdout.toString());
-}
-
-function timeCommand(root: string, command: string[]): number {
+function timeCommand(root: string, command: string): number {
   const start = performance.now();
-  Bun.spawnSync(command, { cwd: root, stdin: "ignore" });
+  Bun.spawnSync(command.split(" "), { cwd: root, stdin: "ignore" });
   return performance.now() - start;
 }
 
@@ -183,42 +144,27 @@ const medianOf = (values: number[]): number =>
   values.toSorted((a, b) => a - b)[values.length >> 1] ?? 0;
 
 async function compare(root: string, one: Case): Promise<string> {
-  const commands = [["rg", ...one.rg], ...(one.others ?? [])];
-  const times: Record<string, number[]> = { warm: [], cold: [] };
+  const [name, , commands] = one;
+  const times = new Map<string, number[]>();
   for (let run = 0; run <= RUNS; run++) {
-    const round: Record<string, number> = {
-      warm: await timeOurs(root, one),
-      cold: timeCold(root, one.name),
-    };
-    for (const command of commands) round[command[0] ?? ""] = timeCommand(root, command);
-    if (run > 0) for (const [who, ms] of Object.entries(round)) (times[who] ??= []).push(ms);
+    const note = (who: string, ms: number) =>
+      run > 0 && times.set(who, [...(times.get(who) ?? []), ms]);
+    note("claw", await timeOurs(root, one));
+    for (const command of commands) note(command.split(" ")[0] ?? "", timeCommand(root, command));
   }
-  const rg = medianOf(times["rg"] ?? []);
-  const cells = Object.entries(times).map(
+  const rg = medianOf(times.get("rg") ?? []);
+  const cells = [...times].map(
     ([who, all]) => `${who} ${medianOf(all).toFixed(0)} (×${(medianOf(all) / rg).toFixed(2)})`,
   );
-  return `${one.name.padEnd(24)} ${cells.join("  ")}`;
+  return `${name.padEnd(24)} ${cells.join("  ")}`;
 }
 
-function installRipgrep(): void {
-  if (Bun.which("rg")) return;
-  Bun.spawnSync(["apt-get", "install", "-y", "-qq", "ripgrep"]);
-  if (!Bun.which("rg")) throw new Error("ripgrep is not here and cannot be installed with apt-get");
+const kept = process.env["BENCH_TREE"];
+const tree = kept ?? mkdtempSync(join(tmpdir(), "claw-search-"));
+try {
+  if (!Bun.which("rg")) Bun.spawnSync(["apt-get", "install", "-y", "-qq", "ripgrep"]);
+  if (!existsSync(join(tree, ".gitignore"))) makeTree(tree);
+  for (const one of CASES) console.log(await compare(tree, one));
+} finally {
+  if (!kept) rmSync(tree, { recursive: true });
 }
-
-async function main(): Promise<void> {
-  const kept = process.env["BENCH_TREE"];
-  const root = kept ?? mkdtempSync(join(tmpdir(), "claw-search-"));
-  try {
-    installRipgrep();
-    if (!existsSync(join(root, ".gitignore"))) makeTree(root);
-    for (const one of CASES) console.log(await compare(root, one));
-  } finally {
-    if (!kept) rmSync(root, { recursive: true });
-  }
-}
-
-const [flag, root = "", name] = process.argv.slice(2);
-const once = CASES.find((one) => one.name === name);
-if (flag === "--once" && once) console.log(await timeOurs(root, once));
-else await main();
