@@ -3,7 +3,7 @@
  * and what it may do. Typed data and no logic; flags and environment variables override it, nothing
  * in the folder claw is started in does.
  */
-import type { Mode, Price, Rules } from "./types.ts";
+import type { ConversationConfig, Mode, Price, Rules } from "./types.ts";
 
 export const config = {
   /** The first line of `claw chat`. */
@@ -98,5 +98,68 @@ export const config = {
   permissions: {
     mode: "ask" as Mode,
     rules: { allow: [], ask: [], deny: [] } as Rules,
+  },
+
+  /** `claw serve`. */
+  serve: {
+    /** Turns that run at the same time, each in another conversation. */
+    maxTurns: 32,
+    /** A turn begins when its conversation has been quiet this long, so that a burst is one turn. */
+    gatherMs: 10,
+    /** How long SIGTERM lets turns and sends come to an end. */
+    graceMs: 10_000,
+    /** How long the provider is tried within one attempt; the queue tries again after that. */
+    retryForMs: 5_000,
+    /** What an unanswered question waits for before it counts as no. */
+    questionMs: 600_000,
+    /** A turn that takes longer shows what it is doing, and again at most this often. */
+    progressMs: 4_000,
+
+    /** Who may command claw where, and with what. Later entries win; "*" at the end matches all. */
+    conversations: {
+      "*": { who: "people", mode: "unsafe", tokensPerDay: null, usdPerDay: null },
+    } as Record<string, ConversationConfig>,
+
+    pairing: { validMs: 3_600_000, maxOpen: 3, perSenderMs: 3_600_000 },
+
+    slack: {
+      /** In threads that claw answered in, a follow-up needs no mention. */
+      followThreads: true,
+      /** Channel ids claw listens in; null: wherever it was invited. */
+      channels: null as string[] | null,
+      /** Bot users (ids) whose messages count as a person's; others' are ignored. */
+      bots: [] as string[],
+      maxFileBytes: 20_000_000,
+      maxFiles: 8,
+    },
+
+    email: {
+      /** answer: replies are sent. draft: they are put into Drafts. read: nothing is written. */
+      write: "answer" as "answer" | "draft" | "read",
+      mailbox: "INBOX",
+      sent: "Sent",
+      drafts: "Drafts",
+      /** Everybody on the mail gets the answer, not the sender alone. */
+      replyToAll: false,
+      /** How old unread mail may be to be taken at the very first start. */
+      firstDays: 7,
+      syncMs: 60_000,
+      /** Mails from one sender that are answered in an hour. */
+      maxPerHour: 30,
+      maxFileBytes: 20_000_000,
+      maxFiles: 8,
+    },
+
+    schedules: {
+      /** A slot that was missed (missed: once) is still run within this time. */
+      graceMs: 3_600_000,
+      minEveryMs: 10_000,
+      /** A schedule is paused after so many failures in a row. */
+      pauseAfter: 5,
+      /** Your own zone, for cron expressions and dates without one; null: the machine's. */
+      timeZone: null as string | null,
+      /** Runs HEARTBEAT.md of the owner's conversation, e.g. every 1_800_000 ms; null: never. */
+      heartbeatMs: null as number | null,
+    },
   },
 };

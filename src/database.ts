@@ -40,6 +40,128 @@ const migrations: readonly string[] = [
      rule TEXT NOT NULL,
      PRIMARY KEY (workspace, kind, rule)
    );`,
+  `CREATE TABLE conversations (
+     id TEXT PRIMARY KEY,
+     channel TEXT NOT NULL,
+     thread TEXT NOT NULL,
+     address TEXT NOT NULL,
+     reply TEXT,
+     isolated INTEGER NOT NULL DEFAULT 0,
+     session_id TEXT,
+     model TEXT,
+     mode TEXT,
+     progress_id TEXT,
+     open_turn INTEGER NOT NULL DEFAULT 0,
+     ready_at INTEGER,
+     owner TEXT,
+     lease_until INTEGER,
+     attempt INTEGER NOT NULL DEFAULT 0,
+     failures INTEGER NOT NULL DEFAULT 0,
+     claims INTEGER NOT NULL DEFAULT 0,
+     told INTEGER NOT NULL DEFAULT 0,
+     last_error TEXT,
+     created_at INTEGER NOT NULL,
+     UNIQUE (channel, thread, isolated)
+   );
+   CREATE INDEX conversations_ready ON conversations (ready_at) WHERE ready_at IS NOT NULL;
+   CREATE TABLE messages (
+     id INTEGER PRIMARY KEY,
+     channel TEXT NOT NULL,
+     external_id TEXT NOT NULL,
+     conversation_id TEXT NOT NULL REFERENCES conversations (id),
+     kind TEXT NOT NULL CHECK (kind IN ('command', 'context', 'word', 'schedule')),
+     sender TEXT NOT NULL,
+     body TEXT NOT NULL,
+     state TEXT NOT NULL CHECK (state IN ('waiting', 'taken', 'done', 'failed', 'dropped')),
+     at INTEGER NOT NULL,
+     stored_at INTEGER NOT NULL,
+     ended_at INTEGER,
+     UNIQUE (channel, external_id)
+   );
+   CREATE INDEX messages_open ON messages (conversation_id, id) WHERE state IN ('waiting', 'taken');
+   CREATE TABLE outbox (
+     id INTEGER PRIMARY KEY,
+     client_id TEXT NOT NULL UNIQUE,
+     channel TEXT NOT NULL,
+     conversation_id TEXT REFERENCES conversations (id),
+     address TEXT NOT NULL,
+     body TEXT NOT NULL,
+     state TEXT NOT NULL CHECK (state IN ('pending', 'sending', 'sent', 'failed', 'unknown')),
+     attempt INTEGER NOT NULL DEFAULT 0,
+     retry_at INTEGER NOT NULL DEFAULT 0,
+     remote_id TEXT,
+     error TEXT,
+     created_at INTEGER NOT NULL,
+     ended_at INTEGER
+   );
+   CREATE INDEX outbox_open ON outbox (channel, id) WHERE state IN ('pending', 'sending');
+   CREATE INDEX outbox_remote ON outbox (channel, remote_id) WHERE remote_id IS NOT NULL;
+   CREATE TABLE people (
+     channel TEXT NOT NULL,
+     address TEXT NOT NULL,
+     name TEXT NOT NULL,
+     added_at INTEGER NOT NULL,
+     PRIMARY KEY (channel, address)
+   );
+   CREATE TABLE pairings (
+     code TEXT PRIMARY KEY,
+     channel TEXT NOT NULL,
+     address TEXT NOT NULL,
+     name TEXT NOT NULL,
+     created_at INTEGER NOT NULL,
+     expires_at INTEGER NOT NULL,
+     state TEXT NOT NULL CHECK (state IN ('open', 'approved', 'denied'))
+   );
+   CREATE TABLE notes (
+     name TEXT PRIMARY KEY,
+     body TEXT NOT NULL
+   );
+   CREATE TABLE spending (
+     conversation_id TEXT NOT NULL,
+     day TEXT NOT NULL,
+     tokens INTEGER NOT NULL,
+     cost_usd REAL NOT NULL,
+     PRIMARY KEY (conversation_id, day)
+   );
+   CREATE TABLE memories (
+     id INTEGER PRIMARY KEY,
+     conversation_id TEXT NOT NULL,
+     text TEXT NOT NULL,
+     at INTEGER NOT NULL,
+     UNIQUE (conversation_id, text)
+   );
+   CREATE TABLE schedules (
+     id TEXT PRIMARY KEY,
+     name TEXT NOT NULL,
+     message TEXT NOT NULL,
+     kind TEXT NOT NULL CHECK (kind IN ('cron', 'every', 'once')),
+     spec TEXT NOT NULL,
+     time_zone TEXT NOT NULL,
+     missed TEXT NOT NULL CHECK (missed IN ('skip', 'once')),
+     script TEXT,
+     channel TEXT NOT NULL,
+     target TEXT NOT NULL,
+     conversation_id TEXT,
+     isolated INTEGER NOT NULL DEFAULT 0,
+     quiet INTEGER NOT NULL DEFAULT 0,
+     state TEXT NOT NULL CHECK (state IN ('active', 'paused', 'done')),
+     anchor_at INTEGER NOT NULL,
+     next_at INTEGER,
+     failures INTEGER NOT NULL DEFAULT 0,
+     last_error TEXT,
+     created_at INTEGER NOT NULL
+   );
+   CREATE INDEX schedules_next ON schedules (next_at) WHERE state = 'active';
+   CREATE TABLE runs (
+     schedule_id TEXT NOT NULL REFERENCES schedules (id) ON DELETE CASCADE,
+     slot_at INTEGER NOT NULL,
+     state TEXT NOT NULL CHECK (state IN ('queued', 'done', 'failed', 'missed', 'skipped')),
+     started_at INTEGER NOT NULL,
+     ended_at INTEGER,
+     cost_usd REAL,
+     detail TEXT,
+     PRIMARY KEY (schedule_id, slot_at)
+   );`,
 ];
 
 /** The home is ours alone: rules and sessions that others can write would be theirs to command. */
@@ -61,10 +183,38 @@ function checkHome(clawHome: string): void {
   }
 }
 
+/**
+ * An open database. `read` and `write` run a short, synchronous piece of work and turn what SQLite
+ * throws into sentences; `write` in a transaction that holds the write lock from its start.
+ */
+export type Opened = {
+  db: Database;
+  read<T>(work: () => T): Promise<T>;
+  write<T>(work: () => T): Promise<T>;
+  close(): void;
+};
+
 /** Opens `claw.db` in the folder `clawHome`, which is made (mode 0700) if need be. */
-export function openDatabase(clawHome: string): { db: Database; path: string } {
+export function openDatabase(clawHome: string): Opened {
   checkHome(clawHome);
   const path = join(clawHome, "claw.db");
+  const db = openFile(path);
+  const read = <T>(work: () => T): Promise<T> => {
+    try {
+      return Promise.resolve(work());
+    } catch (error) {
+      return Promise.reject(explain(error, path));
+    }
+  };
+  return {
+    db,
+    read,
+    write: (work) => read(() => db.transaction(work).immediate()),
+    close: () => db.close(),
+  };
+}
+
+function openFile(path: string): Database {
   try {
     const db = new Database(path, { create: true, strict: true });
     db.run("PRAGMA busy_timeout = 5000");
@@ -73,7 +223,7 @@ export function openDatabase(clawHome: string): { db: Database; path: string } {
     db.run("PRAGMA foreign_keys = ON");
     db.run("PRAGMA trusted_schema = OFF");
     migrate(db, path);
-    return { db, path };
+    return db;
   } catch (error) {
     throw explain(error, path);
   }
@@ -96,7 +246,7 @@ function migrate(db: Database, path: string): void {
 }
 
 /** SQLite's errors that a person can do something about, as sentences; the others as they are. */
-export function explain(error: unknown, path: string): unknown {
+function explain(error: unknown, path: string): unknown {
   if (!(error instanceof SQLiteError)) return error;
   const code = error.code ?? "";
   if (code.startsWith("SQLITE_FULL"))

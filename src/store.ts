@@ -7,7 +7,7 @@
  * database may stand here one day; the transactions themselves are short and synchronous.
  */
 import { type Database, SQLiteError } from "bun:sqlite";
-import { explain, isAlive, openDatabase, self } from "./database.ts";
+import { isAlive, type Opened, openDatabase, self } from "./database.ts";
 import { UsageError } from "./errors.ts";
 import type { Event, LoggedEvent, Rules, SessionInfo } from "./types.ts";
 
@@ -45,22 +45,17 @@ export interface Store {
 
 /** Opens the store in folder `clawHome`, which is made (mode 0700) if need be. */
 export async function openStore(clawHome: string): Promise<Store> {
-  const { db, path } = openDatabase(clawHome);
-  const failing = <T>(work: () => T): Promise<T> => {
-    try {
-      return Promise.resolve(work());
-    } catch (error) {
-      return Promise.reject(explain(error, path));
-    }
-  };
-  const write = <T>(work: () => T): Promise<T> => failing(() => db.transaction(work).immediate());
+  return storeIn(openDatabase(clawHome));
+}
 
+/** The store in a database that is open already. */
+export function storeIn({ db, read, write, close }: Opened): Store {
   return {
     createSession: (info) => write(() => insertSession(db, info)),
-    findSession: (id) => failing(() => findSession(db, id)),
+    findSession: (id) => read(() => findSession(db, id)),
     hasSession: (id) =>
-      failing(() => db.query("SELECT 1 FROM sessions WHERE id = ?").get(id) !== null),
-    listSessions: (options = {}) => failing(() => listSessions(db, options)),
+      read(() => db.query("SELECT 1 FROM sessions WHERE id = ?").get(id) !== null),
+    listSessions: (options = {}) => read(() => listSessions(db, options)),
     claimSession: (id) => write(() => claimSession(db, id)),
     releaseSession: (id) =>
       write(() => {
@@ -81,11 +76,11 @@ export async function openStore(clawHome: string): Promise<Store> {
       }),
 
     append: (id, lastSeq, events) => write(() => append(db, id, lastSeq, events)),
-    readEvents: (id) => failing(() => readEvents(db, id)),
-    search: (text, limit = 50) => failing(() => search(db, text, limit)),
-    history: (limit = 500) => failing(() => history(db, limit)),
+    readEvents: (id) => read(() => readEvents(db, id)),
+    search: (text, limit = 50) => read(() => search(db, text, limit)),
+    history: (limit = 500) => read(() => history(db, limit)),
 
-    readRules: (workspace) => failing(() => readRules(db, workspace)),
+    readRules: (workspace) => read(() => readRules(db, workspace)),
     addRule: (workspace, kind, rule) =>
       write(() => {
         db.query("INSERT OR IGNORE INTO rules VALUES (?, ?, ?)").run(workspace, kind, rule);
@@ -95,7 +90,7 @@ export async function openStore(clawHome: string): Promise<Store> {
         db.query("DELETE FROM rules WHERE workspace = ? AND rule = ?").run(workspace, rule);
       }),
 
-    close: async () => db.close(),
+    close: async () => close(),
   };
 }
 

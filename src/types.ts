@@ -288,3 +288,16 @@ export type SessionInfo = {
   title: string;
   forkedFrom: string | null;
 };
+
+/** What config says of conversations whose id ("slack:C1:1712.0001") matches a pattern. */
+export type ConversationConfig = {
+  /** Who may command: the owner alone, everybody the owner let in, or these addresses. */
+  who?: "owner" | "people" | string[];
+  mode?: Mode;
+  /** The tools it has; null or absent: all. */
+  tools?: string[] | null;
+  model?: string;
+  /** Budgets of a day (the machine's midnight to midnight); null: none. */
+  tokensPerDay?: number | null;
+  usdPerDay?: number | null;
+};
