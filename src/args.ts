@@ -1,11 +1,15 @@
 /**
  * argv as data: one pass from left to right, no value is ever read twice, nothing after `--` is a
- * flag. Knows the flags of `chat` and `-p`, and those of Claude Code that mean nothing here.
+ * flag. Knows the flags of `chat` and `-p`, and those of Claude Code that mean nothing here; other
+ * commands bring their own.
  */
 import { UsageError } from "./errors.ts";
 
 /** `none`: a switch. `one`: a value. `optional`: a value if one follows. `many`: all that follow. */
 type Arity = "none" | "one" | "optional" | "many";
+
+/** The flags of a command other than chat; `command` is what \`claw help\` knows it by. */
+export type Flags = { command: string; flags: Record<string, Arity> };
 
 const chatFlags: Record<string, Arity> = {
   "--print": "none",
@@ -35,6 +39,8 @@ const chatFlags: Record<string, Arity> = {
   "--permission-prompt-tool": "one",
   "--record": "one",
 };
+
+const chat: Flags = { command: "chat", flags: chatFlags };
 
 const aliases: Record<string, string> = {
   "-p": "--print",
@@ -84,7 +90,7 @@ export type Args = {
 };
 
 /** Throws UsageError for an unknown flag, a missing value, or a value that a switch cannot take. */
-export function parseArgs(argv: readonly string[]): Args {
+export function parseArgs(argv: readonly string[], known: Flags = chat): Args {
   const args: Args = { flags: new Map(), words: [], ignored: [] };
   for (let index = 0; index < argv.length; index++) {
     const arg = argv[index] ?? "";
@@ -93,19 +99,19 @@ export function parseArgs(argv: readonly string[]): Args {
       break;
     }
     if (!arg.startsWith("-") || arg === "-") args.words.push(arg);
-    else index += takeFlag(args, arg, argv.slice(index + 1));
+    else index += takeFlag(args, arg, argv.slice(index + 1), known);
   }
   return args;
 }
 
 /** Adds one flag with its values; returns how many of `rest` it took. */
-function takeFlag(args: Args, arg: string, rest: readonly string[]): number {
+function takeFlag(args: Args, arg: string, rest: readonly string[], known: Flags): number {
   const equals = arg.startsWith("--") ? arg.indexOf("=") : -1;
   const written = equals < 0 ? arg : arg.slice(0, equals);
   const name = aliases[written] ?? written;
-  const arity = chatFlags[name] ?? foreignFlags[name];
-  if (arity === undefined) throw unknownFlag(written);
-  if (!(name in chatFlags)) args.ignored.push(name);
+  const arity = known.flags[name] ?? (known === chat ? foreignFlags[name] : undefined);
+  if (arity === undefined) throw unknownFlag(written, known);
+  if (!(name in known.flags)) args.ignored.push(name);
 
   const given = equals < 0 ? takeValues(arity, rest) : [arg.slice(equals + 1)];
   if (arity === "none" && equals >= 0)
@@ -113,7 +119,7 @@ function takeFlag(args: Args, arg: string, rest: readonly string[]): number {
       `${name} is a switch and takes no value; leave out "${arg.slice(equals)}".`,
     );
   if ((arity === "one" || arity === "many") && given.length === 0)
-    throw new UsageError(`${name} needs a value. \`claw help chat\` lists the flags.`);
+    throw new UsageError(`${name} needs a value. \`claw help ${known.command}\` lists the flags.`);
   args.flags.set(name, [...(args.flags.get(name) ?? []), ...given]);
   return equals < 0 ? given.length : 0;
 }
@@ -134,12 +140,14 @@ function takeValues(arity: Arity, rest: readonly string[]): string[] {
   }
 }
 
-function unknownFlag(flag: string): UsageError {
-  const near = nearest(flag, [...Object.keys(chatFlags), ...Object.keys(aliases)]);
+function unknownFlag(flag: string, known: Flags): UsageError {
+  const near = nearest(flag, [...Object.keys(known.flags), ...Object.keys(aliases)]);
   const hint = near ? ` Did you mean ${near}?` : "";
-  return new UsageError(
-    `There is no flag ${flag}.${hint} A prompt that begins with "-" goes after "--".`,
-  );
+  const rest =
+    known === chat
+      ? 'A prompt that begins with "-" goes after "--".'
+      : `\`claw help ${known.command}\` lists them.`;
+  return new UsageError(`There is no flag ${flag}.${hint} ${rest}`);
 }
 
 /** The candidate most like `word`, or null when none is near. */

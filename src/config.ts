@@ -110,8 +110,13 @@ export const config = {
     graceMs: 10_000,
     /** How long the provider is tried within one attempt; the queue tries again after that. */
     retryForMs: 5_000,
+    /** Tries of a turn that the model refuses, and starts of one that no model ever answered. */
+    maxFailures: 3,
+    maxClaims: 5,
     /** What an unanswered question waits for before it counts as no. */
     questionMs: 600_000,
+    /** A conversation is summarized when a request filled this part of the model's window. */
+    fullAt: 0.75,
     /** A turn that takes longer shows what it is doing, and again at most this often. */
     progressMs: 4_000,
 

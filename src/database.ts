@@ -60,10 +60,10 @@ const migrations: readonly string[] = [
      claims INTEGER NOT NULL DEFAULT 0,
      told INTEGER NOT NULL DEFAULT 0,
      last_error TEXT,
-     created_at INTEGER NOT NULL,
-     UNIQUE (channel, thread, isolated)
+     created_at INTEGER NOT NULL
    );
    CREATE INDEX conversations_ready ON conversations (ready_at) WHERE ready_at IS NOT NULL;
+   CREATE INDEX conversations_owned ON conversations (lease_until) WHERE owner IS NOT NULL;
    CREATE TABLE messages (
      id INTEGER PRIMARY KEY,
      channel TEXT NOT NULL,

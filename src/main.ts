@@ -13,6 +13,12 @@ type Run = (argv: string[]) => Promise<number>;
 
 const commands: Record<string, Run> = {
   chat: async (argv) => (await import("./chat/start.ts")).startChat(parseArgs(argv)),
+  serve: async (argv) => (await import("./serve/serve.ts")).runServe(argv),
+  status: async (argv) => (await import("./commands/status.ts")).runStatus(argv),
+  cron: async (argv) => (await import("./commands/cron.ts")).runCron(argv),
+  pair: async (argv) => (await import("./commands/pair.ts")).runPair(argv),
+  service: async (argv) => (await import("./commands/service.ts")).runService(argv),
+  hands: async (argv) => (await import("./hands/worker.ts")).runHands(argv),
   sessions: async (argv) => (await import("./commands/sessions.ts")).runSessions(argv),
   tool: async (argv) => (await import("./commands/tool.ts")).runTool(argv),
   check: async (argv) => (await import("./commands/tool.ts")).runCheck(argv),

@@ -23,15 +23,22 @@ export interface Store {
   claimSession(id: string): Promise<void>;
   releaseSession(id: string): Promise<void>;
   deleteSession(id: string): Promise<void>;
-  /** Copies a session's events under a new id; this process owns the copy. */
-  forkSession(from: string, info: SessionInfo): Promise<void>;
+  /** Copies a session's events, those before `beforeSeq`, under a new id that this process owns. */
+  forkSession(from: string, info: SessionInfo, beforeSeq?: number): Promise<void>;
   setModel(id: string, model: string): Promise<void>;
 
   /** Appends after event `lastSeq` in one transaction; throws if somebody else did so first. */
   append(id: string, lastSeq: number, events: readonly Event[]): Promise<LoggedEvent[]>;
   readEvents(id: string): Promise<LoggedEvent[]>;
-  /** Sessions with an event that holds every word of `text`, newest first, each with that line. */
-  search(text: string, limit?: number): Promise<{ session: SessionInfo; line: string }[]>;
+  /**
+   * Sessions with an event that holds every word of `text`, newest first, each with that line; only
+   * those of `cwd` where it is given.
+   */
+  search(
+    text: string,
+    limit?: number,
+    cwd?: string,
+  ): Promise<{ session: SessionInfo; line: string }[]>;
   /** What people typed, in all sessions, oldest first, at most `limit`. */
   history(limit?: number): Promise<string[]>;
 
@@ -69,15 +76,16 @@ export function storeIn({ db, read, write, close }: Opened): Store {
         ).run(id);
         db.query("DELETE FROM sessions WHERE id = ?").run(id);
       }),
-    forkSession: (from, info) => write(() => forkSession(db, from, info)),
+    forkSession: (from, info, beforeSeq = Number.MAX_SAFE_INTEGER) =>
+      write(() => forkSession(db, from, info, beforeSeq)),
     setModel: (id, model) =>
       write(() => {
         db.query("UPDATE sessions SET model = ? WHERE id = ?").run(model, id);
       }),
 
-    append: (id, lastSeq, events) => write(() => append(db, id, lastSeq, events)),
+    append: (id, lastSeq, events) => write(() => appendEvents(db, id, lastSeq, events)),
     readEvents: (id) => read(() => readEvents(db, id)),
-    search: (text, limit = 50) => read(() => search(db, text, limit)),
+    search: (text, limit = 50, cwd) => read(() => search(db, text, limit, cwd ?? null)),
     history: (limit = 500) => read(() => history(db, limit)),
 
     readRules: (workspace) => read(() => readRules(db, workspace)),
@@ -177,13 +185,13 @@ function claimSession(db: Database, id: string): void {
   db.query("UPDATE sessions SET owner = ? WHERE id = ?").run(self(), id);
 }
 
-function forkSession(db: Database, from: string, info: SessionInfo): void {
+function forkSession(db: Database, from: string, info: SessionInfo, beforeSeq: number): void {
   insertSession(db, info);
   const rows = db
-    .query<{ id: number; seq: number; at: number; type: string; body: string }, [string]>(
-      "SELECT id, seq, at, type, body FROM events WHERE session_id = ? ORDER BY seq",
+    .query<EventRow, [string, number]>(
+      "SELECT seq, at, type, body FROM events WHERE session_id = ? AND seq < ? ORDER BY seq",
     )
-    .all(from);
+    .all(from, beforeSeq);
   for (const row of rows) insertEvent(db, info.id, row);
 }
 
@@ -191,7 +199,13 @@ function forkSession(db: Database, from: string, info: SessionInfo): void {
 
 type EventRow = { seq: number; at: number; type: string; body: string };
 
-function append(db: Database, id: string, lastSeq: number, events: readonly Event[]) {
+/** `Store.append`, inside the caller's transaction. */
+export function appendEvents(
+  db: Database,
+  id: string,
+  lastSeq: number,
+  events: readonly Event[],
+): LoggedEvent[] {
   const at = Date.now();
   const logged = events.map((event, index) => ({ seq: lastSeq + 1 + index, at, event }));
   for (const { seq, event } of logged) {
@@ -254,17 +268,17 @@ function wordsOf(event: Event): string | null {
   }
 }
 
-function search(db: Database, text: string, limit: number) {
+function search(db: Database, text: string, limit: number, cwd: string | null) {
   const words = text.split(/\s+/).filter(Boolean);
   if (words.length === 0) return [];
   const query = words.map((word) => `"${word.replaceAll('"', '""')}"*`).join(" ");
   const rows = db
-    .query<SessionRow & { line: string }, [string]>(
+    .query<SessionRow & { line: string }, [string, string | null]>(
       `SELECT s.*, snippet(words, 0, '', '', '…', 24) AS line
        FROM words JOIN events e ON e.id = words.rowid JOIN sessions s ON s.id = e.session_id
-       WHERE words MATCH ? ORDER BY s.updated_at DESC, e.id DESC`,
+       WHERE words MATCH ? AND cwd = coalesce(?, cwd) ORDER BY s.updated_at DESC, e.id DESC`,
     )
-    .all(query);
+    .all(query, cwd);
   const newest = new Map<string, { session: SessionInfo; line: string }>();
   for (const row of rows)
     if (!newest.has(row.id))

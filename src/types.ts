@@ -239,8 +239,16 @@ export type TurnEnd =
 export type Event =
   /** Facts the model is given without the person's words: the environment, instruction files. */
   | { type: "context"; name: "environment" | "instructions"; text: string }
-  /** `steering`: typed while a turn ran, given to the model at its next step. */
-  | { type: "input"; parts: (TextPart | ImagePart)[]; origin: "person" | "steering" }
+  /**
+   * `steering`: typed while a turn ran, given to the model at its next step. `messages`: the rows of
+   * the queue that it was made of.
+   */
+  | {
+      type: "input";
+      parts: (TextPart | ImagePart)[];
+      origin: "person" | "steering";
+      messages?: number[];
+    }
   /** An answer's parts come first, in order, then `answer`; all in one transaction. */
   | TextPart
   | ThinkingPart
@@ -288,6 +296,9 @@ export type SessionInfo = {
   title: string;
   forkedFrom: string | null;
 };
+
+/** A file on this machine's disk. `name` is what people called it; safe as a file name. */
+export type StoredFile = { path: string; name: string; mediaType: string; bytes: number };
 
 /** What config says of conversations whose id ("slack:C1:1712.0001") matches a pattern. */
 export type ConversationConfig = {

@@ -19,7 +19,7 @@ const mayImport: Record<string, string[]> = {
   tools: ["ground"],
   ground: [],
 };
-const ground = ["types.ts", "errors.ts", "config.ts", "store.ts", "database.ts", "args.ts"];
+const ground = ["types.ts", "errors.ts", "config.ts", "args.ts", "escape.ts", "inside.ts", "database.ts", "store.ts", "queue.ts", "messages.ts", "outbox.ts", "people.ts", "memory.ts", "schedules.ts", "overview.ts"];
 const packages = [
   "@anthropic-ai/sdk",
   "diff",

@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { renderPatch, renderQuestion, renderResult, titleOf } from "../src/chat/calls.ts";
 import { Editor } from "../src/chat/editor.ts";
-import { escapeLine, escapeText, keepColours } from "../src/chat/escape.ts";
+import { escapeLine, escapeText, keepColours } from "../src/escape.ts";
 import { MarkdownStream } from "../src/chat/markdown.ts";
 import { Picker } from "../src/chat/question.ts";
 import { Renderer } from "../src/chat/render.ts";

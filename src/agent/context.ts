@@ -38,12 +38,23 @@ export function buildSystemPrompt(
 
 export type Context = { environment: string; instructions: string; notices: string[] };
 
-export async function readContext(cwd: string, clawHome: string): Promise<Context> {
+/**
+ * `confined`: somebody else writes to `cwd`, so it is not looked at, and only `$CLAW_HOME/CLAUDE.md`
+ * instructs. `notes` are facts to be kept in mind.
+ */
+export async function readContext(
+  cwd: string,
+  clawHome: string,
+  { confined = false, notes = [] }: { confined?: boolean; notes?: readonly string[] } = {},
+): Promise<Context> {
   const notices: string[] = [];
-  const [instructions, branch] = await Promise.all([
-    readInstructions(cwd, clawHome, notices),
-    readBranch(cwd),
+  const [files, branch] = await Promise.all([
+    readInstructions(confined ? null : cwd, clawHome, notices),
+    confined ? null : readBranch(cwd),
   ]);
+  const remembered = notes.map((note) => `- ${note}\n`).join("");
+  const memory = remembered ? `\n<remembered>\n${remembered}</remembered>` : "";
+  const instructions = files + memory;
   const environment = [
     "<environment>",
     `Working folder: ${cwd}`,
@@ -85,11 +96,13 @@ const instructionNames = ["CLAUDE.md", "AGENTS.md", "CLAUDE.local.md"];
  * The files' texts with their paths, general ones first: `$CLAW_HOME/CLAUDE.md`, then from the
  * root down to `cwd`. A file reached under two names is read once.
  */
-async function readInstructions(cwd: string, clawHome: string, notices: string[]) {
-  const reader: Reader = { allowed: [cwd, clawHome], seen: new Set(), notices };
+async function readInstructions(cwd: string | null, clawHome: string, notices: string[]) {
+  const allowed = cwd === null ? [clawHome] : [cwd, clawHome];
+  const reader: Reader = { allowed, clawHome, seen: new Set(), notices };
+  const folders = cwd === null ? [] : ancestors(cwd);
   const paths = [
     join(clawHome, "CLAUDE.md"),
-    ...ancestors(cwd).flatMap((folder) => instructionNames.map((name) => join(folder, name))),
+    ...folders.flatMap((folder) => instructionNames.map((name) => join(folder, name))),
   ];
   const texts: string[] = [];
   for (const path of paths) {
@@ -104,7 +117,7 @@ async function readInstructions(cwd: string, clawHome: string, notices: string[]
   return `${all.slice(0, config.limits.instructionChars)}\n[cut]`;
 }
 
-type Reader = { allowed: string[]; seen: Set<string>; notices: string[] };
+type Reader = { allowed: string[]; clawHome: string; seen: Set<string>; notices: string[] };
 
 async function readInstruction(path: string, reader: Reader, depth: number) {
   try {
@@ -146,7 +159,9 @@ async function importFile(name: string, from: string, reader: Reader, depth: num
   const real = await realpath(target).catch(() => null); // an @word that names no file is just text
   if (real === null || !(await Bun.file(real).exists())) return null;
   const folders = await Promise.all(reader.allowed.map((dir) => realpath(dir).catch(() => dir)));
-  if (folders.some((folder) => real.startsWith(folder + sep)))
+  const home = await realpath(reader.clawHome).catch(() => reader.clawHome);
+  const isOwn = real.startsWith(home + sep) && !/\.md$/i.test(real); // the store, keys
+  if (!isOwn && folders.some((folder) => real.startsWith(folder + sep)))
     return readInstruction(target, reader, depth + 1);
   reader.notices.push(`@${name} in ${from} is left out: it points out of the workspace.`);
   return null;

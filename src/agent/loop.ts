@@ -36,15 +36,23 @@ export type TurnOptions = {
   ask(question: Question, signal: AbortSignal): Promise<Answer>;
   /** Aborting it interrupts the turn: model call and tools end within a second. */
   signal: AbortSignal;
-  /** What was typed since the last step; taken at each step. */
-  takeSteering?(): (TextPart | ImagePart)[][];
+  /** What was typed since the last step; taken at each step, and once more before the turn ends. */
+  takeSteering?(): Steering | Promise<Steering>;
   /** Model calls this turn may make. */
   maxTurns?: number;
   /** What this turn may spend. Needs a model whose price is known. */
   maxBudgetUsd?: number;
+  /** Why no further model call may be made, in a sentence; null: it may. */
+  limit?(): string | null;
   /** Takes over when the model's provider fails. */
   fallback?: Model;
+  /** Nobody watches the answer come in: what broke off in its middle is dropped. */
+  unwatched?: boolean;
 };
+
+/** What is said to the model. `messages`: the rows of the queue that it was made of. */
+export type Input = { parts: (TextPart | ImagePart)[]; messages?: number[] };
+type Steering = (Input | Input["parts"])[];
 
 export type TurnResult = {
   reason: TurnEnd;
@@ -66,6 +74,22 @@ export async function runTurn(
   parts: (TextPart | ImagePart)[],
   options: TurnOptions,
 ): Promise<TurnResult> {
+  const input: Event = { type: "input", parts, origin: "person" };
+  await session.log(input);
+  options.emit(input);
+  const result = await runSteps(session, options);
+  const { reason, detail } = result;
+  const end: Event = { type: "turn_end", reason, ...(detail !== null && { detail }) };
+  await session.log(end);
+  options.emit(end);
+  return result;
+}
+
+/**
+ * Works on the open turn until it is over, and leaves it to the caller to end it. A turn whose last
+ * answer is in the log already (its process died before it could end it) makes no step.
+ */
+export async function runSteps(session: Session, options: TurnOptions): Promise<TurnResult> {
   const result: TurnResult = {
     reason: "done",
     detail: null,
@@ -77,17 +101,17 @@ export async function runTurn(
     error: null,
   };
   const turn: Turn = { session, options, result, emptyAnswers: 0, held: [] };
-  await log(turn, { type: "input", parts, origin: "person" });
   try {
-    while (await step(turn));
+    if (!isAnswered(session) || (await steer(turn))) while (await step(turn));
   } catch (error) {
     endWith(turn, error);
   }
   await closeOpenCalls(turn);
-  const { reason, detail } = result;
-  await log(turn, { type: "turn_end", reason, ...(detail !== null && { detail }) });
   return result;
 }
+
+const isAnswered = ({ messages, openCalls }: Session): boolean =>
+  messages.at(-1)?.role === "assistant" && openCalls.size === 0;
 
 type Turn = {
   session: Session;
@@ -103,8 +127,7 @@ async function step(turn: Turn): Promise<boolean> {
   const { options, result } = turn;
   await log(turn);
   options.signal.throwIfAborted();
-  for (const parts of options.takeSteering?.() ?? [])
-    await log(turn, { type: "input", parts, origin: "steering" });
+  await steer(turn);
   if (limitReached(turn)) return false;
 
   const answer = await askModel(turn);
@@ -120,12 +143,22 @@ async function step(turn: Turn): Promise<boolean> {
   if (answer.stopReason === "length")
     result.detail = "The answer was cut at the model's limit of output tokens; ask it to go on.";
   if (answer.stopReason === "refusal") result.detail = "The model refused to answer.";
-  if (text.trim() || answer.stopReason === "refusal") return false;
+  if (text.trim() || answer.stopReason === "refusal") return await steer(turn);
   turn.emptyAnswers += 1;
   if (turn.emptyAnswers === 1) return true; // small models stumble; once more costs little
   result.reason = "no_answer";
   result.detail = `${turn.session.model.id} answered with nothing. Ask again, or try another model.`;
   return false;
+}
+
+/** Gives the model what was said meanwhile; false: nothing was. */
+async function steer(turn: Turn): Promise<boolean> {
+  const inputs = (await turn.options.takeSteering?.()) ?? [];
+  for (const input of inputs) {
+    const said = Array.isArray(input) ? { parts: input } : input;
+    await log(turn, { type: "input", origin: "steering", ...said });
+  }
+  return inputs.length > 0;
 }
 
 function endWith({ options, result }: Turn, error: unknown): void {
@@ -154,6 +187,12 @@ function limitReached(turn: Turn): boolean {
     return true;
   }
   const { maxBudgetUsd } = options;
+  const forbidden = options.limit?.() ?? null;
+  if (forbidden !== null) {
+    result.reason = "max_budget_usd";
+    result.detail = forbidden;
+    return true;
+  }
   if (maxBudgetUsd === undefined) return false;
   const next = leastCostUsd(session, session.model.price);
   if (result.costUsd + next < maxBudgetUsd) return false;
@@ -199,7 +238,7 @@ async function askModel(turn: Turn): Promise<ModelAnswer> {
       session.model = options.fallback;
       answer = await streamAnswer(turn, session.model, (text) => (shown += text));
     } else {
-      if (shown) holdAnswer(turn, partialAnswer(shown));
+      if (shown && !options.unwatched) holdAnswer(turn, partialAnswer(shown));
       throw error;
     }
   }

@@ -260,8 +260,18 @@ function ask(why: string, { policy: { mode }, call }: Case, rule: string | null 
 
 // ── What a call does ────────────────────────────────────────────────────────────────────────────
 
-/** Tools that change nothing outside the session; what a subagent does is judged by itself. */
-const HARMLESS = ["BashOutput", "KillShell", "TodoWrite", "Skill", "Task"];
+/** Tools that change nothing outside the session, or guard themselves (serve/tools.ts). */
+const HARMLESS = [
+  "BashOutput",
+  "KillShell",
+  "TodoWrite",
+  "Skill",
+  "Task",
+  "Schedule",
+  "SendMessage",
+  "Remember",
+  "Recall",
+];
 
 /** The parts of a call; or a sentence for a call that is refused as it stands. */
 function lineOf({ name, input }: Call, policy: Policy): Line | string {

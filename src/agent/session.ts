@@ -47,6 +47,14 @@ export type SessionOptions = {
   id?: string;
   systemPrompt?: string;
   appendSystemPrompt?: string;
+  /** Where tools run, instead of here. */
+  hands?: Hands;
+  /** A turn that a kill left open stays open, to be gone on with. */
+  keepTurn?: boolean;
+  /** The workspace is a sandbox's: neither instructions nor skills are taken from it. */
+  confined?: boolean;
+  /** Facts that the conversation was told to remember. */
+  notes?: readonly string[];
 };
 
 export type Session = {
@@ -85,12 +93,13 @@ export async function openSession(options: SessionOptions): Promise<Session> {
   const { cwd } = opened.info;
   const roots = [cwd, ...(options.addedRoots ?? [])].map(realResolve);
   const [skills, remembered] = await Promise.all([
-    findSkills(cwd, clawHome),
+    findSkills(cwd, clawHome, options.confined),
     store.readRules(roots[0] ?? cwd),
   ]);
   const state = emptyFold();
   for (const { event } of opened.events) fold(state, event);
-  const hands = openLocalHands({ roots, hides: (path) => isDenied(path, session.policy()) });
+  const hands =
+    options.hands ?? openLocalHands({ roots, hides: (path) => isDenied(path, session.policy()) });
   const notices: string[] = [...skills.broken];
 
   let { created } = opened;
@@ -144,8 +153,8 @@ export async function openSession(options: SessionOptions): Promise<Session> {
   };
 
   try {
-    const healed = await heal(session, state);
-    const context = await readContext(cwd, clawHome);
+    const healed = await heal(session, state, options.keepTurn ?? false);
+    const context = await readContext(cwd, clawHome, options);
     notices.push(...context.notices);
     pending.push(...newContext(state, context));
     return Object.assign(session, { healed });
@@ -199,11 +208,11 @@ function newInfo({ cwd, model, id }: SessionOptions): SessionInfo {
 
 /**
  * Mends what a kill left: every open call gets a result that says what is known of it, and an open
- * turn ends. Returns a line for the person, or null.
+ * turn ends unless it is to be gone on with. Returns a line for the person, or null.
  */
-async function heal(session: Session, state: Folded): Promise<string | null> {
+async function heal(session: Session, state: Folded, keepTurn: boolean): Promise<string | null> {
   const open = [...state.open.values()];
-  if (open.length === 0 && !state.inTurn) return null;
+  if (open.length === 0 && (!state.inTurn || keepTurn)) return null;
   const results = closeCalls(state.open, {
     started:
       "claw was ended while this ran: its outcome is unknown. Look at what it may have changed before you do it again.",
@@ -217,7 +226,8 @@ async function heal(session: Session, state: Folded): Promise<string | null> {
     names.length > 0
       ? `claw had been ended in the middle of a turn; calls without a result: ${names.join(", ")}`
       : "claw had been ended in the middle of a turn; what it was answering is lost";
-  const end: Event[] = state.inTurn ? [{ type: "turn_end", reason: "interrupted" }] : [];
+  const end: Event[] =
+    state.inTurn && !keepTurn ? [{ type: "turn_end", reason: "interrupted" }] : [];
   await session.log(...results, ...end, { type: "healed", detail });
   return detail;
 }

@@ -39,13 +39,14 @@ const frontMatter = z.object({
 /** The skills in the binary lie beside the code; run from source, two folders up. */
 const bundled = () => join(import.meta.dir, Bun.isStandaloneExecutable ? "skills" : "../../skills");
 
-export async function findSkills(cwd: string, clawHome: string): Promise<SkillIndex> {
-  const folders = [
-    join(clawHome, "skills"),
-    join(cwd, ".claw/skills"),
-    join(cwd, ".claude/skills"),
-    bundled(),
-  ];
+/** `confined`: somebody else writes to `cwd`, so its skills are not looked at. */
+export async function findSkills(
+  cwd: string,
+  clawHome: string,
+  confined = false,
+): Promise<SkillIndex> {
+  const own = confined ? [] : [join(cwd, ".claw/skills"), join(cwd, ".claude/skills")];
+  const folders = [join(clawHome, "skills"), ...own, bundled()];
   const found = (await Promise.all(folders.map(readSkills))).flat();
   const list = new Map<string, Skill>();
   for (const skill of found)

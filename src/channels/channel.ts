@@ -7,6 +7,9 @@
  * message a second time by itself: what may have been sent is thrown as "ambiguous", and the outbox
  * asks `find` before it tries again.
  */
+import type { StoredFile } from "../types.ts";
+
+export type { StoredFile };
 
 /** A message as it came, converted. */
 export type Incoming = {
@@ -38,9 +41,6 @@ export type Incoming = {
 
 /** `address` is stable and comparable as it stands: a Slack user id, a mail address in lower case. */
 export type Person = { address: string; name: string };
-
-/** A file on this machine's disk. `name` is what people called it; safe as a file name. */
-export type StoredFile = { path: string; name: string; mediaType: string; bytes: number };
 
 export type Inbound =
   | Incoming

@@ -6,7 +6,7 @@
  */
 import { relative } from "node:path";
 import type { Event, Question, ToolCall } from "../types.ts";
-import { escapeLine, escapeText } from "./escape.ts";
+import { escapeLine, escapeText } from "../escape.ts";
 import { paintDiffLine } from "./markdown.ts";
 import {
   bold,

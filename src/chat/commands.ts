@@ -10,7 +10,7 @@ import { config } from "../config.ts";
 import { messageOf, UsageError } from "../errors.ts";
 import type { Rules, SessionInfo } from "../types.ts";
 import type { Suggestions } from "./editor.ts";
-import { escapeLine } from "./escape.ts";
+import { escapeLine } from "../escape.ts";
 import { paintDiffLine } from "./markdown.ts";
 import { personalCall } from "./mentions.ts";
 import type { Option } from "./question.ts";

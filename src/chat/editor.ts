@@ -6,7 +6,7 @@
  * one character of the text (from a plane nobody types), shown as a label and sent whole; drawing
  * costs what is on the screen, however long the text is.
  */
-import { escapeText } from "./escape.ts";
+import { escapeText } from "../escape.ts";
 import type { Key } from "./keys.ts";
 import {
   bold,

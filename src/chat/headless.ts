@@ -10,7 +10,7 @@ import { openSession, type Session } from "../agent/session.ts";
 import { runTurn, type TurnOptions, type TurnResult } from "../agent/loop.ts";
 import { messageOf, ProviderError, UsageError } from "../errors.ts";
 import type { Answer, Output, Question, Usage } from "../types.ts";
-import { escapeText } from "./escape.ts";
+import { escapeText } from "../escape.ts";
 import { type Chat, inputFormat, outputFormat } from "./options.ts";
 
 /** `-p` with text or json on stdout; resolves to the exit code. */

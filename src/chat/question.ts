@@ -5,7 +5,7 @@
  */
 import type { Answer, Question } from "../types.ts";
 import { Editor } from "./editor.ts";
-import { escapeLine } from "./escape.ts";
+import { escapeLine } from "../escape.ts";
 import type { Key } from "./keys.ts";
 import { bold, cyan, dim, fit, glyphs, widthOf, wrap } from "./style.ts";
 import type { Frame } from "./terminal.ts";

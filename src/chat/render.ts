@@ -4,7 +4,7 @@
  */
 import type { Event, LoggedEvent, Output, Question, ToolCall } from "../types.ts";
 import { nameOf, renderQuestion, renderResult, titleOf, underElbow, type View } from "./calls.ts";
-import { escapeLine, escapeText, keepColours } from "./escape.ts";
+import { escapeLine, escapeText, keepColours } from "../escape.ts";
 import { MarkdownStream } from "./markdown.ts";
 import { chop, cyan, dim, fit, glyphs, plural, printable, red, wrap } from "./style.ts";
 

@@ -12,7 +12,7 @@ import { config } from "../config.ts";
 import { messageOf } from "../errors.ts";
 import type { ImagePart, Mode, TextPart } from "../types.ts";
 import { type Desk, parseCommand, sessionOptions, suggestCommands } from "./commands.ts";
-import { escapeLine, escapeText } from "./escape.ts";
+import { escapeLine, escapeText } from "../escape.ts";
 import type { Key } from "./keys.ts";
 import {
   attach,

@@ -5,7 +5,7 @@
 import type { Session, SessionOptions } from "../agent/session.ts";
 import type { Event, Message, Usage } from "../types.ts";
 import { titleOf } from "./calls.ts";
-import { escapeLine } from "./escape.ts";
+import { escapeLine } from "../escape.ts";
 import { withoutAttachments } from "./mentions.ts";
 import {
   bold,

@@ -8,7 +8,7 @@
  */
 import type { Answer, Output, Question } from "../types.ts";
 import { Editor } from "./editor.ts";
-import { escapeLine } from "./escape.ts";
+import { escapeLine } from "../escape.ts";
 import type { Key } from "./keys.ts";
 import { Asker } from "./question.ts";
 import { Renderer, type RendererOptions } from "./render.ts";

@@ -7,7 +7,7 @@
  */
 import colours from "picocolors";
 import type { Mode } from "../types.ts";
-import { escapeText } from "./escape.ts";
+import { escapeText } from "../escape.ts";
 
 export const { bold, dim, red, green, cyan, magenta, inverse, strikethrough } = colours;
 export const hasColour = colours.isColorSupported;

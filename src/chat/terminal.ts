@@ -8,7 +8,7 @@
  * and SGR reach the tty; the tty is restored on every way out that a process can see.
  */
 import { writeSync } from "node:fs";
-import { keepColours } from "./escape.ts";
+import { keepColours } from "../escape.ts";
 import { type Key, KeyReader } from "./keys.ts";
 import { fit, widthOf } from "./style.ts";
 

@@ -1,6 +1,6 @@
 /** `claw sessions`: the session log on stdout, as plain text or JSON lines. Calls no model. */
 import { clawHomeOf } from "../agent/session.ts";
-import { escapeText } from "../chat/escape.ts";
+import { escapeText } from "../escape.ts";
 import { UsageError } from "../errors.ts";
 import { openStore, type Store } from "../store.ts";
 import type { LoggedEvent, SessionInfo } from "../types.ts";

@@ -12,6 +12,7 @@ import type { Model } from "../types.ts";
 import { isLoopback, type Endpoint } from "./failure.ts";
 import { recordOf, recordsOf, textOf } from "./json.ts";
 import { providers, type Provider } from "./providers.ts";
+import type { Limits } from "./retry.ts";
 import { openModel } from "./wire.ts";
 
 type Env = Record<string, string | undefined>;
@@ -23,9 +24,13 @@ export class NoModelError extends UsageError {
 
 /**
  * Opens the model that `name` means ("provider/name", a bare name, a provider, "demo"), or where it
- * is null the best there is. Throws `UsageError`; `NoModelError` where there is nothing at all.
+ * is null the best there is; `limits` go before the config's. Throws `UsageError`; `NoModelError` where there is nothing at all.
  */
-export async function resolveModel(name: string | null, env: Env): Promise<Model> {
+export async function resolveModel(
+  name: string | null,
+  env: Env,
+  limits: Partial<Limits> = {},
+): Promise<Model> {
   if (name === "demo") return (await import("./demo.ts")).openDemo();
   if (name?.startsWith("replay:"))
     throw new UsageError(`Playing traffic back (${name}) is not in this version of claw.`);
@@ -41,7 +46,7 @@ export async function resolveModel(name: string | null, env: Env): Promise<Model
     place.wire === "anthropic"
       ? (await import("./anthropic.ts")).openAnthropic(endpoint)
       : (await import("./openai.ts")).openOpenAI(endpoint);
-  return openModel(wire, endpoint, facts, { ...config.limits, stallMs: stallMsIn(env) });
+  return openModel(wire, endpoint, facts, { ...config.limits, stallMs: stallMsIn(env), ...limits });
 }
 
 /** The config's entry for a model: its own, dated or not, else the longest that "*" makes fit. */

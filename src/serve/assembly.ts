@@ -1,0 +1,212 @@
+/**
+ * The daemon's parts and how they are joined: channels → intake → queue → turns → outbox → senders,
+ * with the scheduler beside them. Holds no decision of its own.
+ */
+import { readdirSync, rmSync, statSync } from "node:fs";
+import { join } from "node:path";
+import type { Channel } from "../channels/channel.ts";
+import { config } from "../config.ts";
+import { type Opened, self } from "../database.ts";
+import { openLocalHands } from "../hands/hands.ts";
+import { openSandboxHands } from "../hands/sandbox.ts";
+import { memoryIn } from "../memory.ts";
+import { type OutgoingRow, outboxIn } from "../outbox.ts";
+import { overviewIn } from "../overview.ts";
+import { peopleIn } from "../people.ts";
+import { type Conversation, type ConversationKey, queueIn } from "../queue.ts";
+import { type Schedule, schedulesIn, settleRun } from "../schedules.ts";
+import { storeIn } from "../store.ts";
+import type { Hands, Model } from "../types.ts";
+import { openAccess, type Owner } from "./access.ts";
+import { workOn } from "./conversation.ts";
+import type { Daemon } from "./daemon.ts";
+import { openHost, ownerNotices, takeWords } from "./intake.ts";
+import type { Log } from "./log.ts";
+import { openQuestions } from "./questions.ts";
+import { scheduleTool } from "./schedule-tool.ts";
+import { openScheduler } from "./scheduler.ts";
+import { openSender } from "./sender.ts";
+import { openSocket, socketPath } from "./socket.ts";
+import { type Live, readStatus } from "./status.ts";
+import { brainTools, withTools } from "./tools.ts";
+import { openTurns } from "./turns.ts";
+
+/** What was configured. */
+export type Parts = {
+  clawHome: string;
+  opened: Opened;
+  owners: readonly Owner[];
+  channels: readonly Channel[];
+  isolation: Daemon["isolation"];
+  model: Model;
+  /** A model by its name; null: `model`. */
+  open(name: string | null): Promise<Model>;
+  log: Log;
+};
+
+export type Assembly = {
+  /** Lets a channel receive. */
+  start(channel: Channel): Promise<void>;
+  /** Takes up what an earlier daemon left, and begins to work. */
+  begin(): Promise<void>;
+  /** Resolves when what waited has been worked on and has gone out. */
+  drain(): Promise<void>;
+  stop(): Promise<void>;
+};
+
+export async function assemble(parts: Parts): Promise<Assembly> {
+  const { clawHome, opened, channels, log, model, isolation } = parts;
+  const startedAt = Date.now();
+  const now = Date.now;
+  const people = peopleIn(opened);
+  const hands = new Map<string, Hands>();
+  const daemon: Daemon = {
+    clawHome,
+    store: storeIn(opened),
+    queue: queueIn(opened, settleRun),
+    outbox: outboxIn(opened),
+    people,
+    memory: memoryIn(opened),
+    schedules: schedulesIn(opened),
+    access: openAccess(parts.owners, people),
+    questions: openQuestions(config.serve.questionMs),
+    channels: new Map(channels.map((channel) => [channel.name, channel])),
+    doing: new Map(),
+    isolation,
+    log,
+    now,
+    model: parts.open,
+    hands: (conversation, folder) => handsOf(conversation, folder),
+    wakeTurns: () => turns.wake(),
+    wakeSenders: () => senders.forEach((sender) => sender.wake()),
+    interrupt: (id) => turns.interrupt(id),
+  };
+  const { queue, outbox, schedules } = daemon;
+  removeOld(clawHome);
+  const freed = await queue.freeAll(now());
+  if (freed > 0) log("recovered", { conversations: freed });
+
+  const senders = channels.map((channel) =>
+    openSender({ channel, outbox, tell: (row, why) => tellLost(daemon, row, why), log, now }),
+  );
+  const turns = openTurns({
+    queue,
+    owner: self(),
+    maxTurns: config.serve.maxTurns,
+    work: (claim, signal) => workOn({ ...claim, daemon, signal }),
+    log,
+    now,
+  });
+  const scheduler = openScheduler({
+    schedules,
+    locate: (schedule) => locate(daemon, schedule),
+    wake: () => turns.wake(),
+    now,
+    log,
+  });
+
+  /** The hands of a conversation stay; what the brain adds belongs to its present state. */
+  function handsOf(conversation: Conversation, folder: string): Hands {
+    const { id } = conversation;
+    const inner =
+      hands.get(id) ??
+      (isolation === "none"
+        ? openLocalHands({ roots: [folder] })
+        : openSandboxHands({
+            folder,
+            log: (event, facts) => log(event, { conversation: id, ...facts }),
+          }));
+    hands.set(id, inner);
+    const outgoingFolder = join(clawHome, "outgoing");
+    const own = brainTools({ ...daemon, conversation, folder, outgoingFolder });
+    const schedule = scheduleTool({ schedules, conversation, now, changed: scheduler.changed });
+    return withTools(inner, [schedule, ...own]);
+  }
+
+  const live = (): Live => ({
+    pid: process.pid,
+    since: startedAt,
+    model: model.id,
+    isolation,
+    channels: channels.map((channel) => ({ name: channel.name, ...channel.state() })),
+    running: turns.running().map((turn) => ({
+      ...turn,
+      doing: daemon.doing.get(turn.conversation)?.() ?? "starting",
+    })),
+  });
+  const overview = overviewIn(opened);
+  const socket = openSocket({
+    path: socketPath(clawHome),
+    status: () => readStatus(overview, live(), now()),
+    changed: () => {
+      scheduler.changed();
+      turns.wake();
+    },
+  });
+
+  let isOpen = true;
+  return {
+    start(channel) {
+      const host = openHost(daemon, channel);
+      return channel.start({
+        ...host,
+        receive: (inbound) =>
+          isOpen ? host.receive(inbound) : Promise.reject(new Error("claw is ending")),
+      });
+    },
+    async begin() {
+      for (const { conversationId } of queue.words()) await takeWords(daemon, conversationId);
+      turns.wake();
+    },
+    async drain() {
+      await Promise.all(channels.map((channel) => channel.caughtUp()));
+      await scheduler.catchUp();
+      for (let next = queue.nextReadyAt(); ; next = queue.nextReadyAt()) {
+        await turns.idle();
+        await Promise.all(senders.map((sender) => sender.idle()));
+        if (next === null || next > now() + 1_000) return;
+        await Bun.sleep(Math.max(next - now(), 1));
+      }
+    },
+    async stop() {
+      isOpen = false;
+      scheduler.stop();
+      await turns.stop(config.serve.graceMs * 0.7);
+      await Promise.race([Promise.all(senders.map((sender) => sender.idle())), Bun.sleep(1_000)]);
+      await Promise.all([...senders, ...channels].map((part) => part.stop()));
+      await Promise.all([...hands.values()].map((one) => one.close()));
+      socket.stop();
+    },
+  };
+}
+
+/** The conversation that a schedule's run belongs to. */
+async function locate({ queue, channels }: Daemon, schedule: Schedule): Promise<ConversationKey> {
+  const { conversationId, isolated, channel: name, target, id } = schedule;
+  const own = conversationId === null ? null : queue.find(conversationId);
+  const channel = channels.get(name);
+  if (!own && !channel) throw new Error(`The channel ${name} is not configured.`);
+  const place = own ?? (await channel?.locate(target)) ?? { thread: target, address: target };
+  const { thread, address } = place;
+  const key = `${name}:${thread}`;
+  return { id: isolated ? `${key}#${id}` : key, channel: name, thread, address, isolated };
+}
+
+/** The owner is told once of what cannot be delivered, not of what it said. */
+function tellLost(daemon: Daemon, row: OutgoingRow, why: string) {
+  const text = `A message to ${row.channel}:${row.address} could not be delivered: ${why}`;
+  const rows = ownerNotices(daemon, `claw-lost-${row.id}`, text);
+  return rows.map((notice) => ({ ...notice, body: { ...notice.body, aboutFailure: true } }));
+}
+
+/** Files of messages that came and went: kept for a week. */
+function removeOld(clawHome: string): void {
+  const before = Date.now() - 7 * 86_400_000;
+  for (const folder of ["incoming", "outgoing"].map((name) => join(clawHome, name))) {
+    if (!statSync(folder, { throwIfNoEntry: false })) continue;
+    for (const name of readdirSync(folder)) {
+      const path = join(folder, name);
+      if (statSync(path).mtimeMs < before) rmSync(path, { recursive: true, force: true });
+    }
+  }
+}
