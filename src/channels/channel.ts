@@ -85,6 +85,8 @@ export type Outgoing = {
   /** One part, as `compose` made it. */
   text: string;
   files: StoredFile[];
+  /** When it was decided to send it, in milliseconds since 1970: it was not sent before then. */
+  createdAt: number;
   /** Nobody's words are answered here (a schedule, a notice); mail says so in its headers. */
   automatic: boolean;
   /** A question to be answered yes or no: buttons carry this id, where the channel has buttons. */
