@@ -8,11 +8,24 @@ const files = [...new Bun.Glob("**/*.ts").scanSync({ cwd: src })].toSorted();
 const read = (file: string) => readFileSync(join(src, file), "utf8");
 
 /** A room may import from itself, from those below it, and from the ground. */
-const rooms = ["main", "commands", "chat", "agent", "models", "hands", "tools", "ground"];
+const rooms = [
+  "main",
+  "commands",
+  "chat",
+  "serve",
+  "channels",
+  "agent",
+  "models",
+  "hands",
+  "tools",
+  "ground",
+];
 const mayImport: Record<string, string[]> = {
-  main: ["commands", "chat", "ground"],
-  commands: ["chat", "agent", "models", "hands", "ground"],
+  main: ["commands", "chat", "serve", "hands", "ground"],
+  commands: ["chat", "serve", "agent", "models", "hands", "ground"],
   chat: ["agent", "models", "hands", "tools", "ground"],
+  serve: ["channels", "agent", "models", "hands", "tools", "ground"],
+  channels: ["ground"],
   agent: ["models", "hands", "tools", "ground"],
   models: ["ground"],
   hands: ["tools", "ground"],
@@ -22,10 +35,16 @@ const mayImport: Record<string, string[]> = {
 const ground = ["types.ts", "errors.ts", "config.ts", "args.ts", "escape.ts", "inside.ts", "database.ts", "store.ts", "queue.ts", "messages.ts", "outbox.ts", "people.ts", "memory.ts", "schedules.ts", "overview.ts"];
 const packages = [
   "@anthropic-ai/sdk",
+  "@clack/prompts",
+  "@slack/web-api",
+  "cron-parser",
   "diff",
   "ignore",
+  "imapflow",
+  "nodemailer",
   "openai",
   "picocolors",
+  "postal-mime",
   "re2js",
   "unbash",
   "zod",

@@ -4,8 +4,9 @@ import { join } from "node:path";
 import { openDatabase, type Opened } from "../src/database.ts";
 import { type NewOutgoing, outboxIn } from "../src/outbox.ts";
 import { type Ending, FencedError, type NewMessage, type Queue, queueIn } from "../src/queue.ts";
-import { schedulesIn, settleRun } from "../src/schedules.ts";
+import { settleRun } from "../src/schedules.ts";
 import { storeIn } from "../src/store.ts";
+import type { Event } from "../src/types.ts";
 import { newPlace } from "./claw.ts";
 
 const bun = process.execPath;
@@ -79,7 +80,7 @@ async function begin(opened: Opened, queue: Queue, owner: string, now: number) {
       forkedFrom: null,
     });
   const messages = queue.waiting(conversation.id).map(({ id }) => id);
-  const input = { type: "input", parts: [], origin: "person", messages } as const;
+  const input: Event = { type: "input", parts: [], origin: "person", messages };
   const lastSeq = (await store.readEvents(sessionId)).length;
   await queue.append(lease, { sessionId, lastSeq, events: [input] }, now, null);
   return { lease, log: { sessionId, lastSeq: lastSeq + 1 }, conversation };
@@ -188,34 +189,6 @@ test("the conversation that became ready first is first, however much another ge
   const events = [{ type: "turn_end", reason: "done" } as const];
   await queue.append(lease, { ...log, events }, 72, ending([]));
   expect((await claim(queue, "a", 73)).conversation.id).toBe("slack:D1");
-});
-
-test("a schedule's slot fires once, whoever fires it", async () => {
-  using place = newPlace();
-  const { opened, queue } = open(place.clawHome);
-  const schedules = schedulesIn(opened);
-  const schedule = await schedules.add(
-    {
-      name: "n",
-      message: "m",
-      timing: { kind: "every", everyMs: 60_000, anchorAt: 0, timeZone: "UTC" },
-      missed: "once",
-      script: null,
-      channel: "slack",
-      target: "D1",
-      conversationId: null,
-      isolated: false,
-      quiet: false,
-      state: "active",
-      nextAt: 60_000,
-    },
-    1,
-  );
-  const due = { schedule, slotAt: 60_000, asked: false };
-  const { conversation } = message("D1", "x");
-  await schedules.fire(due, conversation, { nextAt: 120_000, now: 60_001 });
-  await schedules.fire(due, conversation, { nextAt: 120_000, now: 60_001 });
-  expect(queue.waiting("slack:D1").map(({ kind }) => kind)).toEqual(["schedule"]);
 });
 
 test("eight processes that claim a thousand conversations never get the same one", async () => {

@@ -55,7 +55,7 @@ export function readOwners(text: string | undefined): Owner[] {
 }
 
 /** The entries of config whose pattern fits, later ones on top. */
-function settingsOf(conversationId: string): Settings {
+export function settingsOf(conversationId: string): Settings {
   const fitting = Object.entries(config.serve.conversations)
     .filter(([pattern]) =>
       pattern.endsWith("*")

@@ -29,6 +29,14 @@ import type { Cause } from "./turns.ts";
 
 /** Works on a claimed conversation until it is given back. */
 export async function workOn(work: Work): Promise<void> {
+  try {
+    await workOnce(work);
+  } finally {
+    work.daemon.wakeSenders(); // each way to end may have said something
+  }
+}
+
+async function workOnce(work: Work): Promise<void> {
   const { daemon, conversation, lease } = work;
   const waiting = daemon.queue.waiting(conversation.id);
   const orders = waiting.filter(isOrder);
@@ -127,7 +135,7 @@ async function openTurn(work: Work, hands: Hands, folder: string): Promise<Turn>
     clawHome: daemon.clawHome,
     model: await daemon.model(conversation.model ?? settings.model),
     mode: modeOf(work, settings),
-    rules: rulesOf(settings, hands),
+    rules: rulesOf(settings, hands, daemon),
     ...(exists ? { resume: id } : { id }),
     systemPrompt: prompt,
     appendSystemPrompt: describePlace(conversation),
@@ -139,14 +147,16 @@ async function openTurn(work: Work, hands: Hands, folder: string): Promise<Turn>
   return { ...work, session, folder, end };
 }
 
-/** Outside a sandbox, commands ask, unless the owner said otherwise in this conversation. */
+/** Outside a sandbox, what lies outside the workspace asks, unless the owner said otherwise here. */
 function modeOf({ daemon, conversation }: Work, settings: Settings): Mode {
   if (conversation.mode) return conversation.mode;
   return daemon.isolation === "none" && settings.mode === "unsafe" ? "edit" : settings.mode;
 }
 
-function rulesOf({ tools }: Settings, hands: Hands): Rules {
-  const { allow, ask, deny } = config.permissions.rules;
+/** Outside a sandbox every command is the owner's decision. */
+function rulesOf({ tools }: Settings, hands: Hands, { isolation }: Daemon): Rules {
+  const { allow, deny } = config.permissions.rules;
+  const ask = [...config.permissions.rules.ask, ...(isolation === "none" ? ["Bash"] : [])];
   const hidden = hands.tools
     .map(({ name }) => name)
     .filter((name) => !(tools ?? [name]).includes(name));
@@ -308,7 +318,6 @@ async function endTurn(
   };
   await session.log({ type: "turn_end", reason, ...(detail !== null && { detail }) });
   daemon.log("turn ended", { conversation: conversation.id, reason, steps: result.steps });
-  daemon.wakeSenders();
   const channel = daemon.channels.get(conversation.channel);
   for (const { externalId, channel: name } of messages)
     if (name === conversation.channel) void channel?.react?.(externalId, false);

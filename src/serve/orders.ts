@@ -30,7 +30,6 @@ export async function obey(work: Work, orders: readonly Message[]): Promise<void
   }
   const readyAt = daemon.queue.waiting(conversation.id).length > 0 ? daemon.now() : null;
   await daemon.queue.release(lease, { readyAt, error: null, outgoing: [] }, daemon.now());
-  daemon.wakeSenders();
 }
 
 type Done = { text: string; change: Change };

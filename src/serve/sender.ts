@@ -54,11 +54,12 @@ export function openSender({ channel, outbox, tell, log, now }: SenderOptions): 
 
   function pump(): void {
     if (stopped) return;
+    const at = now(); // one instant, or a row could become due between the two questions
     const free = MAX_SENDING - sending.size;
-    if (free > 0) for (const row of outbox.due(channel.name, now(), free)) start(row, send);
+    if (free > 0) for (const row of outbox.due(channel.name, at, free)) start(row, send);
     clearTimeout(timer);
-    const next = outbox.nextAt(channel.name, now());
-    if (next !== null) timer = setTimeout(pump, Math.min(Math.max(next - now(), 0), MAX_WAIT_MS));
+    const next = outbox.nextAt(channel.name, at);
+    if (next !== null) timer = setTimeout(pump, Math.min(next - at, MAX_WAIT_MS));
   }
 
   async function send(row: OutgoingRow): Promise<void> {

@@ -20,6 +20,7 @@ import { assemble, type Parts } from "./assembly.ts";
 import { openChannels } from "./channels.ts";
 import { openLog } from "./log.ts";
 import { type Env, readSecrets, secretsIn } from "./secrets.ts";
+import { missingFor } from "./missing.ts";
 
 const known: Flags = {
   command: "serve",
@@ -43,6 +44,7 @@ export async function runServe(argv: string[]): Promise<number> {
     throw new UsageError(`claw serve takes flags only, not "${args.words[0]}".`);
   const clawHome = clawHomeOf(process.env);
   const env = await readEnv(clawHome);
+  if (env === null) return 130;
   const owners = readOwners(env["CLAW_OWNER"]);
   const channels = await openChannels(env);
   const isolation = await readIsolation(args);
@@ -55,6 +57,7 @@ export async function runServe(argv: string[]): Promise<number> {
       verbose: args.flags.has("--verbose"),
       secrets: secretsIn(env),
     });
+    for (const sentence of missingFor(env)) log("missing", { what: sentence });
     const open = async (name: string | null) => (name === null ? model : resolve(name, env));
     const parts = { clawHome, opened, owners, channels, isolation, model, open, log };
     await run(parts, args.flags.has("--once"));
@@ -65,14 +68,17 @@ export async function runServe(argv: string[]): Promise<number> {
   }
 }
 
-/** The environment with the stored secrets; asks for them where nothing is configured. */
-async function readEnv(clawHome: string): Promise<Env> {
+/**
+ * The environment with the stored secrets; asks for them where nothing is configured. null: the
+ * person was asked, and left.
+ */
+async function readEnv(clawHome: string): Promise<Env | null> {
   const env = readSecrets(clawHome, process.env);
   const names = ["SLACK_BOT_TOKEN", "SLACK_APP_TOKEN", "EMAIL_IMAP_URL", "EMAIL_SMTP_URL"];
   if (names.some((name) => env[name]?.trim())) return env;
   if (process.stdin.isTTY && process.stdout.isTTY) {
     const { runSetup } = await import("./setup.ts");
-    if (await runSetup(clawHome, env)) return readSecrets(clawHome, process.env);
+    return (await runSetup(clawHome, env)) ? readSecrets(clawHome, process.env) : null;
   }
   throw new UsageError(
     "No channel is configured. Set SLACK_BOT_TOKEN and SLACK_APP_TOKEN, or EMAIL_ADDRESS, " +
