@@ -312,7 +312,7 @@ function ask(clawHome: string, env: Record<string, string>) {
   let shown = "";
   const args = `${JSON.stringify(clawHome)}, process.env`;
   const data = (_: unknown, bytes: Uint8Array) => void (shown += Buffer.from(bytes).toString());
-  const child = Bun.spawn(program("serve/missing.ts", "runSetup", args), {
+  const child = Bun.spawn(program("serve/setup.ts", "runSetup", args), {
     env: { TERM: "xterm", ...env },
     terminal: { cols: 200, rows: 40, data },
   });

@@ -6,6 +6,11 @@ const overview = `${config.greeting}
 
   claw [chat] [PROMPT]        work in this folder, in the terminal
   claw -p [PROMPT]            one run without a terminal; piped stdin is added to the prompt
+  claw serve                  the assistant on Slack and email; asks for what it needs
+  claw status [--json]        what runs, what waits, what failed last
+  claw cron list|add|remove|pause|resume|run
+  claw pair list|approve CODE|deny CODE   strangers who want to speak to it
+  claw service install|uninstall|status   starts claw serve with the machine
   claw sessions list|show ID|search TEXT|export ID|delete ID
   claw tool NAME JSON         run one tool under the permission rules, without a model
   claw check TOOL JSON [RULES]  what the permission rules say to a call; runs nothing
@@ -51,8 +56,57 @@ Exit codes: 0 done, 1 failure, 2 usage, 3 provider, 4 budget, 5 turns, 6 a call 
 130 interrupted. A prompt that begins with "-" goes after "--".
 `;
 
+const serve = `claw serve [FLAGS]
+
+Answers on every channel whose credentials are set, until it is ended:
+  Slack   SLACK_BOT_TOKEN (xoxb-…), SLACK_APP_TOKEN (xapp-…)
+  email   EMAIL_ADDRESS, EMAIL_IMAP_URL (imaps://user:password@host:993), EMAIL_SMTP_URL
+          (smtps://…:465), EMAIL_AUTHSERV_ID (the server whose Authentication-Results count)
+  CLAW_OWNER   who commands it: slack:U123,email:me@x.org
+In a terminal, with nothing set, it asks for them and keeps them in ~/.claw/secrets.env.
+
+  --model M                   as in chat
+  --isolation auto|bwrap|none where tools run; none: in this process, and every command asks
+  --once                      handle what waits, then leave
+  --json-logs, --verbose      the log, on stderr
+
+In a conversation: stop, status, new, undo, model, mode, cost, help.
+`;
+
+const cron = `claw cron list [ID] [--json]      all schedules, or the runs of one
+claw cron add --name N --message M (--cron EXPR [--tz ZONE] | --every 90s | --at ISO)
+              [--channel slack|email --to ID] [--missed skip|once] [--isolated] [--script CMD]
+claw cron remove|pause|resume|run ID
+
+--every takes 90s, 5m, 1h30m or 1d; --at a time such as 2027-01-31T09:00.
+--to: C123, U123 or C123:THREAD, or a mail address; without it the first of CLAW_OWNER.
+--missed: a slot that passed while claw was off is skipped, or run once (the default, for an hour).
+--script: a command whose last line {"wake": true|false, "data"?} decides whether the model is called.
+`;
+
+const status = `claw status [--json]              what runs, what waits, what failed last; calls no model
+Asks the daemon; without one it reads the store ("serving": false).
+`;
+
+const pair = `claw pair list                    strangers who wait for your word; --json for rows
+claw pair approve CODE            lets that person speak to claw, at once
+claw pair deny CODE               does not
+`;
+
+const service = `claw service install [--dry-run] [-- FLAGS OF SERVE]   starts claw serve with the machine
+claw service uninstall [--dry-run]                     (systemd user unit, or launchd agent)
+claw service status
+--dry-run shows the file and the commands, and does nothing. A service sees no variable of your
+shell: what it needs goes into ~/.claw/secrets.env (claw serve in a terminal asks for it).
+`;
+
 const topics: Record<string, string> = {
   chat,
+  serve,
+  cron,
+  status,
+  pair,
+  service,
   sessions: `claw sessions list                every session, newest first; --json for rows
 claw sessions show ID             a session as plain text
 claw sessions search TEXT         sessions in which all the words occur

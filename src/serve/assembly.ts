@@ -20,6 +20,7 @@ import type { Hands, Model } from "../types.ts";
 import { openAccess, type Owner } from "./access.ts";
 import { workOn } from "./conversation.ts";
 import type { Daemon } from "./daemon.ts";
+import { keepHeartbeat } from "./heartbeat.ts";
 import { openHost, ownerNotices, takeWords } from "./intake.ts";
 import type { Log } from "./log.ts";
 import { openQuestions } from "./questions.ts";
@@ -101,6 +102,7 @@ export async function assemble(parts: Parts): Promise<Assembly> {
     schedules,
     locate: (schedule) => locate(daemon, schedule),
     wake: () => turns.wake(),
+    tell: (schedule, why) => void tellFailed(daemon, schedule, why),
     now,
     log,
   });
@@ -157,10 +159,11 @@ export async function assemble(parts: Parts): Promise<Assembly> {
     async begin() {
       for (const { conversationId } of queue.words()) await takeWords(daemon, conversationId);
       turns.wake();
+      await keepHeartbeat(daemon);
+      await scheduler.catchUp();
     },
     async drain() {
       await Promise.all(channels.map((channel) => channel.caughtUp()));
-      await scheduler.catchUp();
       for (let next = queue.nextReadyAt(); ; next = queue.nextReadyAt()) {
         await turns.idle();
         await Promise.all(senders.map((sender) => sender.idle()));
@@ -197,6 +200,16 @@ function tellLost(daemon: Daemon, row: OutgoingRow, why: string) {
   const text = `A message to ${row.channel}:${row.address} could not be delivered: ${why}`;
   const rows = ownerNotices(daemon, `claw-lost-${row.id}`, text);
   return rows.map((notice) => ({ ...notice, body: { ...notice.body, aboutFailure: true } }));
+}
+
+/** Of a schedule that came to nothing before it could have a turn. */
+async function tellFailed(daemon: Daemon, { id, name }: Schedule, why: string): Promise<void> {
+  const text = `The schedule "${name}" failed: ${why}`;
+  await daemon.outbox.add(
+    ownerNotices(daemon, `claw-schedule-${id}-${daemon.now()}`, text),
+    daemon.now(),
+  );
+  daemon.wakeSenders();
 }
 
 /** Files of messages that came and went: kept for a week. */

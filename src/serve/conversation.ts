@@ -20,7 +20,7 @@ import type { Settings } from "./access.ts";
 import { askOwner } from "./approval.ts";
 import type { Daemon, Work } from "./daemon.ts";
 import { classify, isLast, tellDown, tellGivenUp, waitMs } from "./failures.ts";
-import { runGate } from "./gate.ts";
+import { failsAgain, runGate } from "./gate.ts";
 import { answersOf, letter, toInput } from "./letters.ts";
 import { forkBeforeTurn, isOrder, obey } from "./orders.ts";
 import { openProgress, type Progress } from "./progress.ts";
@@ -295,7 +295,8 @@ async function settleFailure(turn: Turn, result: TurnResult): Promise<void> {
 async function letGo(turn: Turn, result: TurnResult): Promise<void> {
   const sentence = tellGivenUp(turn.session.model.id, messageOf(result.error));
   const sessionId = await forkBeforeTurn(turn.daemon, turn.session.info);
-  await endTurn(turn, result, letter(turn, keyOf(turn), sentence), sessionId);
+  const isOld = failsAgain(turn, turn.daemon.queue.taken(turn.conversation.id));
+  await endTurn(turn, result, isOld ? [] : letter(turn, keyOf(turn), sentence), sessionId);
 }
 
 async function endTurn(

@@ -162,7 +162,7 @@ function answerQuestion(
   if (may) questions.answer(id, yes);
 }
 
-/** One answer with a code, to the stranger alone; the owner is told who knocks. */
+/** One answer with a code, to the stranger alone, who may tell it to the owner. */
 async function answerStranger(daemon: Daemon, channel: Channel, message: Incoming): Promise<void> {
   const { from, reply, reach, address } = message;
   const code = await daemon.people.knock(
@@ -174,14 +174,9 @@ async function answerStranger(daemon: Daemon, channel: Channel, message: Incomin
       notice(channel, {
         clientId: `claw-pairing-${code}`,
         address: reach === "direct" ? address : from.address,
-        text: `I do not know you, so I passed your message over. My owner can let you in with the code ${code} within an hour: \`claw pair approve ${code}\`. Then write again.`,
+        text: `I do not know you, so your message went nowhere. Tell my owner the code ${code}: within an hour it lets you in (\`claw pair approve ${code}\`). Then write again.`,
         reply: reply ?? null,
       }),
-      ...ownerNotices(
-        daemon,
-        `claw-knock-${code}`,
-        `${from.name} (${channel.name}:${from.address}) wants to talk to me. Answer **approve ${code}** or **deny ${code}** within an hour.`,
-      ),
     ],
   );
   if (code !== null) daemon.log("pairing", { channel: channel.name, from: from.address });

@@ -1,0 +1,365 @@
+/** The email channel against Dovecot and Exim, over TLS, STARTTLS and plain text on loopback. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Socket } from "bun";
+import type { Host, Incoming, Outgoing } from "../src/channels/channel.ts";
+import { type EmailOptions, openEmail, testEmail } from "../src/channels/email.ts";
+import { config } from "../src/config.ts";
+import { UsageError } from "../src/errors.ts";
+import { until } from "./claw.ts";
+import { address, authservId, letter, missing, password, startMail } from "./mail-server.ts";
+import type { LetterParts, MailServer } from "./mail-server.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "claw-email-"));
+let mail: MailServer;
+let count = 0;
+
+beforeAll(async () => {
+  if (missing === null) mail = await startMail();
+});
+afterAll(async () => {
+  await mail?.[Symbol.asyncDispose]();
+  rmSync(folder, { recursive: true });
+});
+
+/** What a daemon keeps, and a channel that gives it what comes in. */
+function openDaemon(options: Partial<EmailOptions> = {}, note: unknown = null) {
+  const received: Incoming[] = [];
+  const logged: Record<string, unknown>[] = [];
+  const threads = new Map<string, string>();
+  const kept = { note, fails: 0 };
+  const host: Host = {
+    async receive(inbound) {
+      kept.fails -= 1;
+      if (kept.fails >= 0) throw new Error("the disk is full");
+      if (inbound.type !== "message") return;
+      if (!threads.has(inbound.externalId)) received.push(inbound);
+      threads.set(inbound.externalId, inbound.thread);
+    },
+    admits: ({ from }) => from.address !== "stranger@y.org",
+    findThread: (ids) => ids.map((id) => threads.get(id)).find(Boolean) ?? null,
+    readNote: async () => kept.note,
+    writeNote: async (value) => void (kept.note = value),
+    newFolder: async () => mkdtempSync(join(folder, "files-")),
+    log: (event, facts) => logged.push({ event, ...facts }),
+  };
+  const channel = openEmail({ ...account("tls"), ...options });
+  return {
+    ...{ channel, received, logged, threads, kept },
+    ids: () => received.map(({ externalId }) => externalId),
+    get: (id: string) => received.find(({ externalId }) => externalId === id),
+    start: () => channel.start(host),
+    send: (part: Partial<Outgoing> = {}) => channel.send(outgoing(part), noSignal()),
+    [Symbol.asyncDispose]: () => channel.stop(),
+  };
+}
+
+async function startDaemon(options?: Partial<EmailOptions>, note?: unknown) {
+  const daemon = openDaemon(options, note);
+  await daemon.start();
+  await daemon.channel.caughtUp();
+  return daemon;
+}
+
+const account = (kind: "tls" | "startTls" | "plain", host = "localhost") => ({
+  address,
+  imapUrl: mail.urls[kind].imap.replace("localhost", host),
+  smtpUrl: mail.urls[kind].smtp.replace("localhost", host),
+  authservId,
+  ca: mail.ca,
+});
+
+/** Puts a mail into the mailbox as the provider's server would; its Message-ID. */
+async function deliver(parts: LetterParts = {}): Promise<string> {
+  count += 1;
+  await mail.deliver(letter(count, parts));
+  return `m${count}@x.org`;
+}
+
+const outgoing = (part: Partial<Outgoing> = {}): Outgoing => ({
+  ...{ clientId: `claw-${crypto.randomUUID()}`, address: "owner@x.org", reply: null, files: [] },
+  ...{ text: "Some **words**.", automatic: false, createdAt: Date.now(), ...part },
+});
+const failureOf = (job: Promise<unknown>) => job.catch((error: unknown) => error);
+const noSignal = () => new AbortController().signal;
+const { syncMs, maxPerHour } = config.serve.email;
+const untilAborted = (signal: AbortSignal) =>
+  new Promise<void>((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener("abort", () => resolve());
+  });
+/** Waits for nothing but the next sync. */
+const hurried = (ms: number, signal: AbortSignal) =>
+  ms === syncMs ? untilAborted(signal) : Bun.sleep(20);
+const withId = async (box: string, id: string) =>
+  (await mail.mailbox(box)).filter(({ raw }) => raw.includes(`<${id}>`));
+const isSeen = async (id: string) => (await withId("INBOX", id))[0]?.flags.includes("\\Seen");
+const arrived = async (id: string) =>
+  (await mail.received()).find((raw) => raw.includes(`<${id}>`));
+/** The mail as it reached whom it was for. */
+async function arrival(id: string): Promise<string> {
+  for (const end = Date.now() + 5_000; Date.now() < end; await Bun.sleep(10)) {
+    const raw = await arrived(id);
+    if (raw !== undefined) return raw;
+  }
+  throw new Error(`${id} did not arrive.`);
+}
+
+describe.skipIf(missing !== null)("email", () => {
+  test.each(["tls", "startTls", "plain"] as const)("in and out over %s", async (kind) => {
+    const options = account(kind);
+    expect(await testEmail(options)).toMatch(/^claw@claw\.test is read at .* and sends by .*\.$/);
+    await using daemon = await startDaemon(options);
+    const id = await deliver();
+    await daemon.channel.caughtUp();
+    expect(daemon.ids()).toContain(id);
+    await arrival(await daemon.send());
+  });
+
+  test("a refused password is a sentence that names the variable, not the password", async () => {
+    const { imapUrl, smtpUrl } = account("tls");
+    const wrong = (url: string) => url.replace(encodeURIComponent(password), "wr0ng-word");
+    const jobs = [
+      ["EMAIL_IMAP_URL", () => openDaemon({ imapUrl: wrong(imapUrl) }).start()],
+      ["EMAIL_IMAP_URL", () => testEmail({ ...account("tls"), imapUrl: wrong(imapUrl) })],
+      ["EMAIL_SMTP_URL", () => testEmail({ ...account("tls"), smtpUrl: wrong(smtpUrl) })],
+    ] as const;
+    for (const [name, job] of jobs) {
+      const error = await failureOf(job());
+      expect(error).toBeInstanceOf(UsageError);
+      expect(String(error)).toContain(name);
+      expect(String(error)).not.toContain("wr0ng");
+    }
+    const refused = await failureOf(openDaemon({ smtpUrl: wrong(smtpUrl) }).send());
+    expect(refused).toMatchObject({ kind: "retry", afterMs: 600_000 });
+  });
+
+  test("a certificate that nobody vouches for is refused, and one for another name", async () => {
+    const sentence = async (options: EmailOptions) => String(await failureOf(testEmail(options)));
+    expect(await sentence({ ...account("tls"), ca: undefined })).toContain("certificate");
+    expect(await testEmail(account("tls", "127.0.0.1"))).toContain("127.0.0.1");
+    expect(await sentence(account("tls", "127.0.0.3"))).toContain("certificate");
+    // On loopback what cannot be had by STARTTLS goes in plain text.
+    expect(await testEmail(account("startTls", "127.0.0.3"))).toContain("127.0.0.3");
+  });
+
+  test.each(["imaps://u:p%@x.org", "https://x.org", "imaps://"])("%s is no URL", (imapUrl) => {
+    expect(() => openEmail({ ...account("tls"), imapUrl })).toThrow("imaps://user:password@host");
+  });
+
+  test("mails come in order, whole, and are seen once the daemon holds them", async () => {
+    const file = "Content-Disposition: attachment; filename*=utf-8''..%2F..%2Fb%C3%B6se.txt";
+    const parts = ["--b", "", "the words", "--b", "Content-Transfer-Encoding: base64", file];
+    const body = [...parts, "", btoa("content"), "--b--"].join("\n");
+    const headers = "Content-Type: multipart/mixed; boundary=b\nReply-To: evil@x.org\nCc: c@x.org";
+    const ids = [await deliver(), await deliver({ headers, body }), await deliver()];
+    await using daemon = await startDaemon();
+    expect(daemon.ids()).toEqual(ids);
+    const second = daemon.received[1];
+    expect(second).toMatchObject({
+      ...{ thread: `owner@x.org ${ids[1]}`, address: "owner@x.org", reach: "direct", problems: [] },
+      from: { address: "owner@x.org", name: "The Owner" },
+      text: `Subject: Mail ${count - 1}\n\nthe words`,
+      reply: { to: "owner@x.org", cc: [], inReplyTo: ids[1] },
+      files: [{ name: "böse.txt", bytes: 7 }],
+    });
+    expect(readFileSync(second?.files[0]?.path ?? "", "utf8")).toBe("content");
+    expect(await Promise.all(ids.map(isSeen))).toEqual([true, true, true]);
+    const foreign = await deliver({ headers, body, from: "stranger@y.org" });
+    await until(() => daemon.ids().includes(foreign), 3_000); // IDLE: long before the next sync.
+    expect(daemon.get(foreign)).toMatchObject({ files: [], problems: [] });
+  });
+
+  test("who is not proven, a list, a program: passed over without a trace in the mailbox", async () => {
+    const strange = {
+      "its sender is not authenticated": { proof: "dmarc=fail header.from=x.org" },
+      "it comes from a mailing list": { headers: "List-Id: <l.x.org>" },
+      "it is our own": { from: address },
+    };
+    const ids = await Promise.all(Object.values(strange).map(deliver));
+    const last = await deliver();
+    await using deaf = await startDaemon({ authservId: null });
+    const error = expect.stringContaining("EMAIL_AUTHSERV_ID");
+    expect([deaf.ids(), deaf.channel.state().error]).toEqual([[], error]);
+    await using daemon = await startDaemon();
+    expect(daemon.ids()).toEqual([last]);
+    const reasons = daemon.logged.map(({ reason }) => reason);
+    expect(reasons).toEqual(expect.arrayContaining(Object.keys(strange)));
+    expect(await Promise.all(ids.map(isSeen))).toEqual([false, false, false]);
+  });
+
+  test("what cannot be stored is tried again, and nothing overtakes it", async () => {
+    const waits: number[] = [];
+    const seen: unknown[] = [];
+    const [first, second] = [await deliver(), await deliver()];
+    const sleep = async (ms: number, signal: AbortSignal) => {
+      if (ms === syncMs) return untilAborted(signal);
+      waits.push(ms);
+      seen.push(daemon.channel.state().error?.includes("disk is full"), await isSeen(first));
+    };
+    await using daemon = openDaemon({ clock: { now: Date.now, sleep } });
+    daemon.kept.fails = 2;
+    await daemon.start();
+    await daemon.channel.caughtUp();
+    expect(daemon.ids()).toEqual([first, second]);
+    expect(seen).toEqual([true, false, true, false]);
+    expect(waits.map((ms, index) => Math.round(ms / 2_000 / 2 ** index))).toEqual([1, 1]);
+    expect(daemon.channel.state().error).toBeNull();
+  });
+
+  test("over a restart nothing is skipped and nothing comes twice", async () => {
+    const before = await startDaemon();
+    await before.channel.stop();
+    const ids = [await deliver(), await deliver()];
+    await using after = await startDaemon({}, before.kept.note);
+    expect(after.ids()).toEqual(ids);
+  });
+
+  test("numbered anew, the mailbox is looked through again: the same ids", async () => {
+    count += 1;
+    await mail.deliver(letter(count).replace(/Message-ID.*\n/, ""));
+    const before = await startDaemon();
+    await deliver();
+    await before.channel.caughtUp();
+    await before.channel.stop();
+    mail.resetUidValidity();
+    await using again = await startDaemon({}, before.kept.note);
+    expect(before.ids()).toEqual([expect.stringMatching(/^hash-/), `m${count}@x.org`]);
+    expect(again.ids().slice(-2)).toEqual(before.ids());
+    expect(again.logged.map(({ event }) => event)).toContain("email.renumbered");
+  });
+
+  test("at the very first start only young mail counts that nobody has read", async () => {
+    const id = await deliver();
+    const now = () => Date.now() + 9 * 86_400_000;
+    await using late = await startDaemon({ clock: { now, sleep: hurried } });
+    expect(late.ids()).toEqual([]);
+    await using daemon = await startDaemon();
+    expect(daemon.ids()).toEqual([id]); // All those before it were seen.
+  });
+
+  test("a server that is away: the state says so, and later nothing is missing", async () => {
+    await using daemon = await startDaemon({ clock: { now: Date.now, sleep: hurried } });
+    await mail.stopImap();
+    await until(() => daemon.channel.state().error !== null);
+    const error = expect.stringContaining("Mail does not come in");
+    expect(daemon.channel.state()).toMatchObject({ since: null, error });
+    const id = await deliver();
+    await mail.startImap();
+    await daemon.channel.caughtUp();
+    expect([daemon.ids(), daemon.channel.state().error]).toEqual([[id], null]);
+  });
+
+  test("a mail that is too large is known by its subject", async () => {
+    const id = await deliver({ body: "x".repeat(1_000).concat("\n").repeat(31_000) });
+    await using daemon = await startDaemon();
+    const problems = [expect.stringContaining("30000000 is the most")];
+    expect(daemon.get(id)).toMatchObject({ text: `Subject: Mail ${count}`, problems });
+  });
+
+  test("one sender's flood is cut off, and told once", async () => {
+    config.serve.email.maxPerHour = 2;
+    for (const from of Array<string>(4).fill("loop@x.org")) await deliver({ from });
+    await deliver();
+    await using daemon = await startDaemon();
+    config.serve.email.maxPerHour = maxPerHour;
+    expect(daemon.received.map((one) => one.address[0])).toEqual(["l", "l", "o"]);
+    expect(daemon.logged.filter(({ event }) => event === "email.flood")).toHaveLength(1);
+  });
+
+  test("a thread belongs to its sender: an answer finds it, a stranger does not", async () => {
+    await using daemon = openDaemon();
+    const { thread, ...target } = await daemon.channel.locate("Owner@X.org");
+    const sent = await daemon.send(target);
+    daemon.threads.set(sent, thread);
+    const headers = `In-Reply-To: <${sent}>\nReferences: <other@y.org> <${sent}>`;
+    const owner = await deliver({ headers });
+    const mallory = await deliver({ headers, from: "mallory@y.org" });
+    await daemon.start();
+    await daemon.channel.caughtUp();
+    expect(daemon.get(owner)).toMatchObject({ thread, text: `words of ${count - 1}` });
+    expect(daemon.get(mallory)?.thread).toBe("mallory@y.org other@y.org");
+    expect(String(await failureOf(daemon.channel.locate("nobody")))).toContain("no mail address");
+  });
+
+  test("an answer goes to From with the thread's headers, once; its copy is in Sent", async () => {
+    const id = await deliver({ headers: "References: <a@x> <b@x>\nReply-To: evil@y.org" });
+    await using daemon = await startDaemon();
+    const path = join(folder, "a.txt");
+    await Bun.write(path, "a file");
+    const files = [{ path, name: "a.txt", mediaType: "text/plain", bytes: 6 }];
+    const answer = outgoing({ reply: daemon.get(id)?.reply ?? null, files });
+    expect(await daemon.channel.find(answer, noSignal())).toBeNull();
+    const sent = await daemon.send(answer);
+    expect(sent).toBe(`${answer.clientId}@claw.test`);
+    expect(await daemon.channel.find(answer, noSignal())).toBe(sent);
+    const got = await arrival(sent);
+    const lines = ["Envelope-to: owner@x.org", `Subject: Re: Mail ${count}`, btoa("a file")];
+    const words = ["Auto-Submitted: auto-replied", "<strong>words</strong>", "Some **words**."];
+    for (const part of [...lines, ...words, `In-Reply-To: <${id}>`]) expect(got).toContain(part);
+    expect(got.replaceAll(/\s+/g, " ")).toContain(`References: <a@x> <b@x> <${id}>`);
+    await daemon.send(answer);
+    const copies = await withId("Sent", sent);
+    expect(copies.map(({ flags }) => flags.includes("\\Seen"))).toEqual([true]);
+    const time = expect.any(Number);
+    expect(daemon.channel.state()).toEqual({
+      since: time,
+      lastIn: time,
+      lastOut: time,
+      error: null,
+    });
+  });
+
+  test("what became of a mail that did not go out", async () => {
+    await using daemon = openDaemon();
+    const to = (name: string) => failureOf(daemon.send({ address: name }));
+    const message = expect.stringContaining("No such person");
+    expect(await to("nobody@y.org")).toMatchObject({ kind: "permanent", message });
+    expect(await to("refused@y.org")).toMatchObject({ kind: "permanent" });
+    expect(await to("not an address")).toMatchObject({ kind: "permanent" });
+    expect(await to("later@y.org")).toMatchObject({ kind: "retry" });
+    const files = [{ path: join(folder, "none"), name: "n", mediaType: "text/plain", bytes: 1 }];
+    expect(await failureOf(daemon.send({ files }))).toMatchObject({ kind: "permanent" });
+    const nowhere = openDaemon({ smtpUrl: "smtps://u:p@127.0.0.1:1" });
+    expect(await failureOf(nowhere.send())).toMatchObject({ kind: "retry" });
+  });
+
+  test.each([
+    ["DATA", "retry"],
+    ["the mail", "ambiguous"],
+  ] as const)("a connection lost after %s", async (last, kind) => {
+    const words = new Map(["EHLO", "MAIL", "RCPT"].map((word) => [word, "250 x"]));
+    if (last === "the mail") words.set("DATA", "354 x");
+    const open = (socket: Socket) => void socket.write("220 x\r\n");
+    const data = (socket: Socket, bytes: Buffer) => {
+      const answer = words.get(bytes.toString().slice(0, 4));
+      if (answer === undefined) socket.terminate();
+      else socket.write(`${answer}\r\n`);
+    };
+    const server = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { open, data } });
+    const daemon = openDaemon({ smtpUrl: `smtp://127.0.0.1:${server.port}` });
+    expect(await failureOf(daemon.send())).toMatchObject({ name: "SendError", kind });
+    server.stop(true);
+  });
+
+  test("config may want drafts, or nothing written", async () => {
+    await using daemon = openDaemon();
+    const message = outgoing({ automatic: true });
+    config.serve.email.write = "draft";
+    const id = await daemon.send(message);
+    await daemon.send(message);
+    expect(await daemon.channel.find(message, noSignal())).toBe(id);
+    config.serve.email.write = "read";
+    const error = await failureOf(daemon.send(message));
+    config.serve.email.write = "answer";
+    expect(error).toMatchObject({ kind: "permanent" });
+    const drafts = await withId("Drafts", id);
+    expect(drafts.map(({ flags }) => flags.includes("\\Draft"))).toEqual([true]);
+    expect([await arrived(id), drafts[0]?.raw]).toEqual([
+      undefined,
+      expect.stringMatching("generated"),
+    ]);
+  });
+});
