@@ -161,7 +161,8 @@ const migrations: readonly string[] = [
      cost_usd REAL,
      detail TEXT,
      PRIMARY KEY (schedule_id, slot_at)
-   );`,
+   );
+   CREATE INDEX runs_asked ON runs (slot_at) WHERE state = 'queued' AND started_at = 0;`,
 ];
 
 /** The home is ours alone: rules and sessions that others can write would be theirs to command. */

@@ -299,7 +299,7 @@ function endWord(db: Database, { id, drops, change, outgoing }: EndedWord, now: 
     fence(db, drops);
     db.query(
       `UPDATE messages SET state = 'dropped', ended_at = ?
-       WHERE conversation_id = ? AND state = 'waiting' AND id < ? AND kind <> 'word'`,
+       WHERE conversation_id = ? AND state = 'waiting' AND id < ? AND kind IN ('command', 'context')`,
     ).run(now, drops.conversationId, id);
     if (change) changeConversation(db, drops.conversationId, change);
   }
@@ -366,4 +366,4 @@ function changeConversation(db: Database, id: string, change: Change): void {
 }
 
 /** The machine's own day: "2026-11-21". */
-const dayOf = (now: number): string => new Date(now).toLocaleDateString("sv-SE");
+export const dayOf = (now: number): string => new Date(now).toLocaleDateString("sv-SE");

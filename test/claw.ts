@@ -41,13 +41,18 @@ export type RunOptions = {
   cwd?: string;
 };
 
-/** Starts the binary; stdin is empty unless `stdin` is "pipe". */
+/** Starts the binary, by `wrap` where that is given; stdin is empty unless `stdin` is "pipe". */
 export function startClaw(
   place: Place,
   args: string[],
-  options: { env?: Record<string, string>; cwd?: string; stdin?: "pipe" | "ignore" } = {},
+  options: {
+    env?: Record<string, string>;
+    cwd?: string;
+    stdin?: "pipe" | "ignore";
+    wrap?: string[];
+  } = {},
 ) {
-  return Bun.spawn([binary, ...args], {
+  return Bun.spawn([...(options.wrap ?? []), binary, ...args], {
     cwd: options.cwd ?? place.cwd,
     env: { ...place.env, ...options.env },
     stdin: options.stdin ?? "ignore",

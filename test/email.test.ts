@@ -16,14 +16,6 @@ const folder = mkdtempSync(join(tmpdir(), "claw-email-"));
 let mail: MailServer;
 let count = 0;
 
-beforeAll(async () => {
-  if (missing === null) mail = await startMail();
-});
-afterAll(async () => {
-  await mail?.[Symbol.asyncDispose]();
-  rmSync(folder, { recursive: true });
-});
-
 /** What a daemon keeps, and a channel that gives it what comes in. */
 function openDaemon(options: Partial<EmailOptions> = {}, note: unknown = null) {
   const received: Incoming[] = [];
@@ -46,8 +38,9 @@ function openDaemon(options: Partial<EmailOptions> = {}, note: unknown = null) {
     log: (event, facts) => logged.push({ event, ...facts }),
   };
   const channel = openEmail({ ...account("tls"), ...options });
+  const parts = { channel, received, logged, threads, kept };
   return {
-    ...{ channel, received, logged, threads, kept },
+    ...parts,
     ids: () => received.map(({ externalId }) => externalId),
     get: (id: string) => received.find(({ externalId }) => externalId === id),
     start: () => channel.start(host),
@@ -78,10 +71,11 @@ async function deliver(parts: LetterParts = {}): Promise<string> {
   return `m${count}@x.org`;
 }
 
-const outgoing = (part: Partial<Outgoing> = {}): Outgoing => ({
-  ...{ clientId: `claw-${crypto.randomUUID()}`, address: "owner@x.org", reply: null, files: [] },
-  ...{ text: "Some **words**.", automatic: false, createdAt: Date.now(), ...part },
-});
+const message = { text: "Some **words**.", reply: null, files: [], automatic: false, createdAt: 1 };
+const outgoing = (part: Partial<Outgoing> = {}): Outgoing => {
+  const clientId = `claw-${crypto.randomUUID()}`;
+  return { clientId, address: "owner@x.org", ...message, ...part };
+};
 const failureOf = (job: Promise<unknown>) => job.catch((error: unknown) => error);
 const noSignal = () => new AbortController().signal;
 const { syncMs, maxPerHour } = config.serve.email;
@@ -96,18 +90,13 @@ const hurried = (ms: number, signal: AbortSignal) =>
 const withId = async (box: string, id: string) =>
   (await mail.mailbox(box)).filter(({ raw }) => raw.includes(`<${id}>`));
 const isSeen = async (id: string) => (await withId("INBOX", id))[0]?.flags.includes("\\Seen");
-const arrived = async (id: string) =>
-  (await mail.received()).find((raw) => raw.includes(`<${id}>`));
-/** The mail as it reached whom it was for. */
-async function arrival(id: string): Promise<string> {
-  for (const end = Date.now() + 5_000; Date.now() < end; await Bun.sleep(10)) {
-    const raw = await arrived(id);
-    if (raw !== undefined) return raw;
-  }
-  throw new Error(`${id} did not arrive.`);
-}
+const arrived = (id: string) => mail.received().find((raw) => raw.includes(`<${id}>`)) ?? "";
 
 describe.skipIf(missing !== null)("email", () => {
+  beforeAll(async () => void (mail = await startMail()));
+  afterAll(() => mail[Symbol.asyncDispose]());
+  afterAll(() => rmSync(folder, { recursive: true }));
+
   test.each(["tls", "startTls", "plain"] as const)("in and out over %s", async (kind) => {
     const options = account(kind);
     expect(await testEmail(options)).toMatch(/^claw@claw\.test is read at .* and sends by .*\.$/);
@@ -115,16 +104,18 @@ describe.skipIf(missing !== null)("email", () => {
     const id = await deliver();
     await daemon.channel.caughtUp();
     expect(daemon.ids()).toContain(id);
-    await arrival(await daemon.send());
+    const sent = await daemon.send();
+    await until(() => arrived(sent) !== "");
   });
 
   test("a refused password is a sentence that names the variable, not the password", async () => {
-    const { imapUrl, smtpUrl } = account("tls");
     const wrong = (url: string) => url.replace(encodeURIComponent(password), "wr0ng-word");
+    const imapUrl = wrong(mail.urls.tls.imap);
+    const smtpUrl = wrong(mail.urls.tls.smtp);
     const jobs = [
-      ["EMAIL_IMAP_URL", () => openDaemon({ imapUrl: wrong(imapUrl) }).start()],
-      ["EMAIL_IMAP_URL", () => testEmail({ ...account("tls"), imapUrl: wrong(imapUrl) })],
-      ["EMAIL_SMTP_URL", () => testEmail({ ...account("tls"), smtpUrl: wrong(smtpUrl) })],
+      ["EMAIL_IMAP_URL", () => openDaemon({ imapUrl }).start()],
+      ["EMAIL_IMAP_URL", () => testEmail({ ...account("tls"), imapUrl })],
+      ["EMAIL_SMTP_URL", () => testEmail({ ...account("tls"), smtpUrl })],
     ] as const;
     for (const [name, job] of jobs) {
       const error = await failureOf(job());
@@ -132,8 +123,8 @@ describe.skipIf(missing !== null)("email", () => {
       expect(String(error)).toContain(name);
       expect(String(error)).not.toContain("wr0ng");
     }
-    const refused = await failureOf(openDaemon({ smtpUrl: wrong(smtpUrl) }).send());
-    expect(refused).toMatchObject({ kind: "retry", afterMs: 600_000 });
+    const refused = { kind: "retry", afterMs: 600_000 };
+    expect(await failureOf(openDaemon({ smtpUrl }).send())).toMatchObject(refused);
   });
 
   test("a certificate that nobody vouches for is refused, and one for another name", async () => {
@@ -157,10 +148,12 @@ describe.skipIf(missing !== null)("email", () => {
     const ids = [await deliver(), await deliver({ headers, body }), await deliver()];
     await using daemon = await startDaemon();
     expect(daemon.ids()).toEqual(ids);
-    const second = daemon.received[1];
+    const second = daemon.get(ids[1] ?? "");
+    const from = { address: "owner@x.org", name: "The Owner" };
     expect(second).toMatchObject({
-      ...{ thread: `owner@x.org ${ids[1]}`, address: "owner@x.org", reach: "direct", problems: [] },
-      from: { address: "owner@x.org", name: "The Owner" },
+      from,
+      thread: `owner@x.org ${ids[1]}`,
+      address: from.address,
       text: `Subject: Mail ${count - 1}\n\nthe words`,
       reply: { to: "owner@x.org", cc: [], inReplyTo: ids[1] },
       files: [{ name: "böse.txt", bytes: 7 }],
@@ -204,9 +197,8 @@ describe.skipIf(missing !== null)("email", () => {
     await daemon.start();
     await daemon.channel.caughtUp();
     expect(daemon.ids()).toEqual([first, second]);
-    expect(seen).toEqual([true, false, true, false]);
+    expect([...seen, daemon.channel.state().error]).toEqual([true, false, true, false, null]);
     expect(waits.map((ms, index) => Math.round(ms / 2_000 / 2 ** index))).toEqual([1, 1]);
-    expect(daemon.channel.state().error).toBeNull();
   });
 
   test("over a restart nothing is skipped and nothing comes twice", async () => {
@@ -243,9 +235,8 @@ describe.skipIf(missing !== null)("email", () => {
   test("a server that is away: the state says so, and later nothing is missing", async () => {
     await using daemon = await startDaemon({ clock: { now: Date.now, sleep: hurried } });
     await mail.stopImap();
-    await until(() => daemon.channel.state().error !== null);
-    const error = expect.stringContaining("Mail does not come in");
-    expect(daemon.channel.state()).toMatchObject({ since: null, error });
+    await until(() => !!daemon.channel.state().error?.includes("Mail does not come in"));
+    expect(daemon.channel.state().since).toBeNull();
     const id = await deliver();
     await mail.startImap();
     await daemon.channel.caughtUp();
@@ -274,13 +265,13 @@ describe.skipIf(missing !== null)("email", () => {
     const { thread, ...target } = await daemon.channel.locate("Owner@X.org");
     const sent = await daemon.send(target);
     daemon.threads.set(sent, thread);
-    const headers = `In-Reply-To: <${sent}>\nReferences: <other@y.org> <${sent}>`;
+    const headers = `In-Reply-To: <${sent}>\nReferences: <root@y.org> <${sent}>`;
     const owner = await deliver({ headers });
     const mallory = await deliver({ headers, from: "mallory@y.org" });
     await daemon.start();
     await daemon.channel.caughtUp();
     expect(daemon.get(owner)).toMatchObject({ thread, text: `words of ${count - 1}` });
-    expect(daemon.get(mallory)?.thread).toBe("mallory@y.org other@y.org");
+    expect(daemon.get(mallory)?.thread).toBe("mallory@y.org root@y.org");
     expect(String(await failureOf(daemon.channel.locate("nobody")))).toContain("no mail address");
   });
 
@@ -295,7 +286,8 @@ describe.skipIf(missing !== null)("email", () => {
     const sent = await daemon.send(answer);
     expect(sent).toBe(`${answer.clientId}@claw.test`);
     expect(await daemon.channel.find(answer, noSignal())).toBe(sent);
-    const got = await arrival(sent);
+    await until(() => arrived(sent) !== "");
+    const got = arrived(sent);
     const lines = ["Envelope-to: owner@x.org", `Subject: Re: Mail ${count}`, btoa("a file")];
     const words = ["Auto-Submitted: auto-replied", "<strong>words</strong>", "Some **words**."];
     for (const part of [...lines, ...words, `In-Reply-To: <${id}>`]) expect(got).toContain(part);
@@ -303,13 +295,8 @@ describe.skipIf(missing !== null)("email", () => {
     await daemon.send(answer);
     const copies = await withId("Sent", sent);
     expect(copies.map(({ flags }) => flags.includes("\\Seen"))).toEqual([true]);
-    const time = expect.any(Number);
-    expect(daemon.channel.state()).toEqual({
-      since: time,
-      lastIn: time,
-      lastOut: time,
-      error: null,
-    });
+    const { error, ...times } = daemon.channel.state();
+    expect([error, Object.values(times).every(Boolean)]).toEqual([null, true]);
   });
 
   test("what became of a mail that did not go out", async () => {
@@ -346,20 +333,17 @@ describe.skipIf(missing !== null)("email", () => {
 
   test("config may want drafts, or nothing written", async () => {
     await using daemon = openDaemon();
-    const message = outgoing({ automatic: true });
+    const draft = outgoing({ automatic: true });
     config.serve.email.write = "draft";
-    const id = await daemon.send(message);
-    await daemon.send(message);
-    expect(await daemon.channel.find(message, noSignal())).toBe(id);
+    const id = await daemon.send(draft);
+    await daemon.send(draft);
+    expect(await daemon.channel.find(draft, noSignal())).toBe(id);
     config.serve.email.write = "read";
-    const error = await failureOf(daemon.send(message));
+    const error = await failureOf(daemon.send(draft));
     config.serve.email.write = "answer";
-    expect(error).toMatchObject({ kind: "permanent" });
     const drafts = await withId("Drafts", id);
-    expect(drafts.map(({ flags }) => flags.includes("\\Draft"))).toEqual([true]);
-    expect([await arrived(id), drafts[0]?.raw]).toEqual([
-      undefined,
-      expect.stringMatching("generated"),
-    ]);
+    const isDraft = drafts.map(({ flags }) => flags.includes("\\Draft"));
+    expect([error, isDraft]).toEqual([expect.objectContaining({ kind: "permanent" }), [true]]);
+    expect([arrived(id), drafts[0]?.raw]).toEqual(["", expect.stringMatching("generated")]);
   });
 });

@@ -103,10 +103,10 @@ export async function startMail() {
       });
     },
     /** What arrived by SMTP for anybody else, oldest first. */
-    async received(): Promise<string[]> {
+    received(): string[] {
       const folder = `${base}/others/new`;
       const files = existsSync(folder) ? readdirSync(folder).toSorted() : [];
-      return Promise.all(files.map((file) => Bun.file(join(folder, file)).text()));
+      return files.map((file) => readFileSync(join(folder, file), "utf8"));
     },
     resetUidValidity(): void {
       const value = String(Math.floor(Date.now() / 1000) + 1000);

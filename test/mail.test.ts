@@ -282,11 +282,9 @@ test.each([
 ])("HTML %s", (html, text) => expect(htmlToText(html)).toBe(text));
 
 describe("the answer", () => {
-  const outgoing: Outgoing = {
-    ...{ clientId: "claw-1", address: "owner@x.org", reply: null, files: [] },
-    ...{ createdAt: 1, automatic: false },
-    text: "# Title\n\nhi <b>x</b> [a](javascript:alert(1)) ![p](https://evil.org/p.png)",
-  };
+  const text = "# Title\n\nhi <b>x</b> [a](javascript:alert(1)) ![p](https://evil.org/p.png)";
+  const noReply = { address: "owner@x.org", reply: null, files: [], createdAt: 1 };
+  const outgoing: Outgoing = { clientId: "claw-1", text, automatic: false, ...noReply };
   const rawOf = async (part: Partial<Outgoing>, contents: Uint8Array[] = []) => {
     const { mail } = letterOf({ ...outgoing, ...part }, own, contents);
     return (await new MailComposer(mail).compile().build()).toString();
@@ -333,7 +331,7 @@ describe("the answer", () => {
     expect(raw).not.toMatch(/^Bcc/m);
     expect(raw).toContain("References: <ok@x>\r\n");
     expect(raw).toContain(btoa("content"));
-    const html = String(letterOf(outgoing, own, []).mail.html);
+    const { html } = letterOf(outgoing, own, []).mail;
     expect(html).toContain('hi &lt;b&gt;x&lt;/b&gt; a <a href="https://evil.org/p.png">p</a>');
     expect(html).not.toMatch(/<img|javascript:/);
     for (const to of ["a@b.org, c@d.org", "a@b.org\r\nBcc: c@d.org", "<a@b.org>", "a b@c.org", ""])

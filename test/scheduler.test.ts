@@ -241,7 +241,8 @@ test("the Schedule tool serves its own conversation, and adds nothing twice", as
   using place = newPlace();
   const { clock, schedules } = newStage(place);
   const use = async (input: object, conversation = here) => {
-    const tool = scheduleTool({ schedules, conversation, now: clock.now, changed: clock.now });
+    const clocks = { now: clock.now, changed: clock.now };
+    const tool = scheduleTool({ schedules, conversation, takesScripts: true, ...clocks });
     const bench = { roots: [], stamps: new Map(), shells: new Map(), env: {} };
     const { content, isError } = await tool.run(input, bench, AbortSignal.timeout(1000));
     return `${isError ? "! " : ""}${content}`;

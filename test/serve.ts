@@ -20,14 +20,17 @@ export type ServeOptions = {
   model: Scripted;
   env?: Record<string, string>;
   args?: string[];
+  /** What the binary is run by. */
+  wrap?: string[];
   /** Do not wait for the line that says it serves. */
   isEager?: boolean;
 };
 
 /** Resolves once it serves. */
 export async function startServe(place: Place, options: ServeOptions): Promise<Served> {
-  const { slack, model, env, args = ["--isolation", "bwrap"], isEager } = options;
+  const { slack, model, env, args = ["--isolation", "bwrap"], wrap, isEager } = options;
   const child = startClaw(place, ["serve", "--model", "openai/scripted", ...args], {
+    wrap,
     env: { ...slack?.env, ...model.env("openai"), CLAW_OWNER: `slack:${owner}`, ...env },
   });
   const printed = { out: "", err: "" };

@@ -123,7 +123,7 @@ function answerSubject(subject: string): string {
 
 function firstLine(text: string): string {
   const line = text.split("\n").find((one) => /[\p{L}\p{N}]/u.test(one)) ?? "A message from claw";
-  const plain = oneLine(line).replaceAll(/^[#>*\-\s]+|[*_`]+/g, "");
+  const plain = oneLine(line).replaceAll(/^[#>*\-\s]+|[*`]+/g, "");
   return plain.length <= 78 ? plain : `${plain.slice(0, 77).toWellFormed().trimEnd()}…`;
 }
 

@@ -121,7 +121,10 @@ export async function assemble(parts: Parts): Promise<Assembly> {
     hands.set(id, inner);
     const outgoingFolder = join(clawHome, "outgoing");
     const own = brainTools({ ...daemon, conversation, folder, outgoingFolder });
-    const schedule = scheduleTool({ schedules, conversation, now, changed: scheduler.changed });
+    const schedule = scheduleTool({
+      ...{ schedules, conversation, now, changed: scheduler.changed },
+      takesScripts: isolation !== "none",
+    });
     return withTools(inner, [schedule, ...own]);
   }
 

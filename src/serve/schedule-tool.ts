@@ -13,6 +13,8 @@ import { nextSlot, readTiming, showTime, showTiming } from "./slots.ts";
 export type ScheduleToolOptions = {
   schedules: Schedules;
   conversation: ConversationKey;
+  /** Whether a script may be given: outside a sandbox it would run unasked. */
+  takesScripts: boolean;
   now: () => number;
   changed: () => void;
 };
