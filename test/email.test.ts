@@ -21,9 +21,10 @@ function openDaemon(options: Partial<EmailOptions> = {}, note: unknown = null) {
   const received: Incoming[] = [];
   const logged: Record<string, unknown>[] = [];
   const threads = new Map<string, string>();
-  const kept = { note, fails: 0 };
+  const kept = { note, fails: 0, onReceive: async () => {} };
   const host: Host = {
     async receive(inbound) {
+      await kept.onReceive();
       kept.fails -= 1;
       if (kept.fails >= 0) throw new Error("the disk is full");
       if (inbound.type !== "message") return;
@@ -203,10 +204,12 @@ describe.skipIf(missing !== null)("email", () => {
 
   test("over a restart nothing is skipped and nothing comes twice", async () => {
     const before = await startDaemon();
+    const first = await deliver();
+    await before.channel.caughtUp();
     await before.channel.stop();
     const ids = [await deliver(), await deliver()];
     await using after = await startDaemon({}, before.kept.note);
-    expect(after.ids()).toEqual(ids);
+    expect([before.ids(), after.ids()]).toEqual([[first], ids]);
   });
 
   test("numbered anew, the mailbox is looked through again: the same ids", async () => {
@@ -233,14 +236,18 @@ describe.skipIf(missing !== null)("email", () => {
   });
 
   test("a server that is away: the state says so, and later nothing is missing", async () => {
-    await using daemon = await startDaemon({ clock: { now: Date.now, sleep: hurried } });
-    await mail.stopImap();
+    await using daemon = openDaemon({ clock: { now: Date.now, sleep: hurried } });
+    const ids = [await deliver(), await deliver()];
+    daemon.kept.onReceive = () => mail.stopImap(); // In the middle of a sync.
+    await daemon.start();
     await until(() => !!daemon.channel.state().error?.includes("Mail does not come in"));
     expect(daemon.channel.state().since).toBeNull();
-    const id = await deliver();
+    daemon.kept.onReceive = async () => {};
+    ids.push(await deliver());
     await mail.startImap();
     await daemon.channel.caughtUp();
-    expect([daemon.ids(), daemon.channel.state().error]).toEqual([[id], null]);
+    expect([daemon.ids(), daemon.channel.state().error]).toEqual([ids, null]);
+    expect(await Promise.all(ids.map(isSeen))).toEqual([true, true, true]);
   });
 
   test("a mail that is too large is known by its subject", async () => {

@@ -32,7 +32,7 @@ const mayImport: Record<string, string[]> = {
   tools: ["ground"],
   ground: [],
 };
-const ground = ["types.ts", "errors.ts", "config.ts", "args.ts", "escape.ts", "inside.ts", "database.ts", "store.ts", "queue.ts", "messages.ts", "outbox.ts", "people.ts", "memory.ts", "schedules.ts", "overview.ts"];
+const ground = ["types.ts", "errors.ts", "config.ts", "args.ts", "escape.ts", "inside.ts"];
 const packages = [
   "@anthropic-ai/sdk",
   "@clack/prompts",
@@ -51,7 +51,7 @@ const packages = [
 ];
 
 function roomOf(file: string): string {
-  if (ground.includes(file)) return "ground";
+  if (ground.includes(file) || file.startsWith("store/")) return "ground";
   return file === "main.ts" ? "main" : (file.split("/")[0] ?? "");
 }
 

@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { runTurn, type TurnOptions } from "../src/agent/loop.ts";
 import { openSession } from "../src/agent/session.ts";
-import { openStore } from "../src/store.ts";
+import { openStore } from "../src/store/sessions.ts";
 import type { AssistantPart, Hands, Model, Output, ToolCall } from "../src/types.ts";
 
 const usage = { inputTokens: 1, outputTokens: 1, cacheReadTokens: 0, cacheWriteTokens: 0 };
@@ -128,9 +128,10 @@ test("what is typed while tools run reaches the model at the next step, after th
 
 test("an interruption during a tool leaves every call with a result, and the turn ended", async () => {
   const controller = new AbortController();
-  setTimeout(() => controller.abort(new Error("stop")), 10);
+  const stop = () => controller.abort(new Error("stop"));
   const { result, logged } = await play([[call("a", "Bash"), call("b", "Bash")]], {
     signal: controller.signal,
+    emit: ({ type }) => void (type === "tool_start" && setTimeout(stop, 5)),
   });
   expect(result.reason).toBe("interrupted");
   const results = logged.filter((event) => event.type === "tool_result");

@@ -1,11 +1,17 @@
 /** The queue by itself: rows, claims, leases, fences; on a real file, with a clock of the test's own. */
 import { expect, test } from "bun:test";
 import { join } from "node:path";
-import { openDatabase, type Opened } from "../src/database.ts";
-import { type NewOutgoing, outboxIn } from "../src/outbox.ts";
-import { type Ending, FencedError, type NewMessage, type Queue, queueIn } from "../src/queue.ts";
-import { settleRun } from "../src/schedules.ts";
-import { storeIn } from "../src/store.ts";
+import { openDatabase, type Opened } from "../src/store/database.ts";
+import { type NewOutgoing, outboxIn } from "../src/store/outbox.ts";
+import {
+  type Ending,
+  FencedError,
+  type NewMessage,
+  type Queue,
+  queueIn,
+} from "../src/store/queue.ts";
+import { settleRun } from "../src/store/schedules.ts";
+import { storeIn } from "../src/store/sessions.ts";
 import type { Event } from "../src/types.ts";
 import { newPlace } from "./claw.ts";
 
@@ -197,8 +203,8 @@ test("eight processes that claim a thousand conversations never get the same one
   for (let n = 0; n < 1000; n++) await queue.store(message(`D${n}`, `D${n}/1`), n, 0);
   const src = join(import.meta.dir, "../src");
   const script = `
-    const { openDatabase } = await import(${JSON.stringify(join(src, "database.ts"))});
-    const { queueIn } = await import(${JSON.stringify(join(src, "queue.ts"))});
+    const { openDatabase } = await import(${JSON.stringify(join(src, "store/database.ts"))});
+    const { queueIn } = await import(${JSON.stringify(join(src, "store/queue.ts"))});
     const queue = queueIn(openDatabase(process.argv[1]), () => null);
     for (let claim; (claim = await queue.claim(String(process.pid), 5000, 60000)); )
       console.log(claim.lease.conversationId);`;

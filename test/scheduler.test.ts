@@ -1,9 +1,14 @@
 /** Schedules over a real store, by a clock that only the tests move; and `claw cron`. */
 import { expect, test } from "bun:test";
 import { SendError } from "../src/channels/channel.ts";
-import { openDatabase, type Opened } from "../src/database.ts";
-import type { ConversationKey } from "../src/messages.ts";
-import { type NewSchedule, type Schedules, schedulesIn, settleRun } from "../src/schedules.ts";
+import { openDatabase, type Opened } from "../src/store/database.ts";
+import type { ConversationKey } from "../src/store/messages.ts";
+import {
+  type NewSchedule,
+  type Schedules,
+  schedulesIn,
+  settleRun,
+} from "../src/store/schedules.ts";
 import { readGate, scheduleTool } from "../src/serve/schedule-tool.ts";
 import { openScheduler, type SchedulerOptions } from "../src/serve/scheduler.ts";
 import { nextSlot, readTiming, type TimingInput } from "../src/serve/slots.ts";

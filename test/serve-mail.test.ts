@@ -66,7 +66,7 @@ test.skipIf(missing !== null)(
       (all) => all.length === 2,
     );
     await Bun.sleep(500);
-    expect(await mail.received()).toHaveLength(2);
+    expect(mail.received()).toHaveLength(2);
     const [first = "", second = ""] = mails;
     for (const part of [
       "In-Reply-To: <one@x>",
@@ -100,14 +100,14 @@ test.skipIf(missing !== null)(
     await mail.deliver(raw({ from, id: "a@x", text: "hi" }));
     await mail.deliver(raw({ from, id: "b@x", text: "hi again" }));
     expect((await once()).code).toBe(0);
-    const [told, ...rest] = (await mail.received()).filter((one) => one.includes(`To: ${from}`));
+    const [told, ...rest] = mail.received().filter((one) => one.includes(`To: ${from}`));
     expect(rest).toEqual([]);
     const code = /\b(?=\w*[A-Z])([A-Z0-9]{8}):/.exec(told ?? "")?.[1] ?? "";
     expect((await runClaw(place, ["pair", "approve", code])).code).toBe(0);
     await mail.deliver(raw({ from, id: "c@x", text: "now" }));
     expect((await once()).code).toBe(0);
     expect(model.requests).toHaveLength(1);
-    const answered = (await mail.received()).filter((one) => one.includes("c@x"));
+    const answered = mail.received().filter((one) => one.includes("c@x"));
     expect(answered).toHaveLength(1);
   },
   60_000,

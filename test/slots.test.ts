@@ -1,6 +1,6 @@
 /** When schedules are due: what is refused and how, and slots through every kind of clock change. */
 import { describe, expect, test } from "bun:test";
-import type { Timing } from "../src/schedules.ts";
+import type { Timing } from "../src/store/schedules.ts";
 import {
   nextSlot,
   readTiming,

@@ -11,7 +11,7 @@ import { homedir } from "node:os";
 import { join } from "node:path";
 import { UsageError } from "../errors.ts";
 import { openLocalHands } from "../hands/hands.ts";
-import type { Store } from "../store.ts";
+import type { Store } from "../store/sessions.ts";
 import type {
   Event,
   Hands,

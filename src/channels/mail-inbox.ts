@@ -6,7 +6,7 @@
  * nothing overtakes it. Who may be heard at all is decided on the headers, before a body is fetched.
  */
 import { join } from "node:path";
-import type { ImapFlow, ImapFlowError } from "imapflow";
+import type { FetchQueryObject, ImapFlow, ImapFlowError, SearchObject } from "imapflow";
 import type { Attachment } from "postal-mime";
 import { z } from "zod";
 import { config } from "../config.ts";
@@ -147,10 +147,10 @@ export function openInbox(
   async function newUids(imap: ImapFlow, cursor: Cursor): Promise<number[]> {
     const { lastUid, oldUntil, unseenOnly } = cursor;
     const from = Math.max(lastUid + 1, oldUntil);
-    const fresh = (await imap.search({ uid: `${from}:*` }, { uid: true })) || [];
+    const fresh = await search(imap, { uid: `${from}:*` });
     const since = new Date(clock.now() - firstDays * 86_400_000);
     const query = { uid: `${lastUid + 1}:${oldUntil}`, since, ...(unseenOnly && { seen: false }) };
-    const old = (lastUid + 1 < oldUntil && (await imap.search(query, { uid: true }))) || [];
+    const old = lastUid + 1 < oldUntil ? await search(imap, query) : [];
     // "5:*" is also the last mail of a mailbox that ends at 4.
     const wanted = [...old.filter((uid) => uid < from), ...fresh.filter((uid) => uid >= from)];
     return wanted.toSorted((one, other) => one - other);
@@ -177,7 +177,26 @@ export function openInbox(
  */
 type Take = (imap: ImapFlow, uid: number, now: number) => Promise<boolean>;
 
+// imapflow answers what it could not ask like what is not there: both must not look the same here.
+
 const byUid = { uid: true };
+
+async function search(imap: ImapFlow, query: SearchObject): Promise<number[]> {
+  const found = await imap.search(query, byUid);
+  if (!found) throw new Error("The mailbox cannot be searched.");
+  return found;
+}
+
+/** null: it was deleted meanwhile. */
+async function fetch(imap: ImapFlow, uid: number, query: FetchQueryObject) {
+  const found = await imap.fetchOne(uid, query, byUid);
+  if (!found) mustBeOpen(imap);
+  return found || null;
+}
+
+function mustBeOpen(imap: ImapFlow): void {
+  if (!imap.usable || !imap.mailbox) throw new Error("The connection broke.");
+}
 
 function openIntake({ own, authservId }: Account, host: Host): Take {
   const isFlood = openCap(host);
@@ -188,8 +207,7 @@ function openIntake({ own, authservId }: Account, host: Host): Take {
     return isOurs ? "claw sent it" : reasonToIgnore(mail, own, authservId);
   }
 
-  async function read(raw: Uint8Array | undefined, uid: number): Promise<Mail | null> {
-    if (raw === undefined) return null; // Deleted meanwhile.
+  async function read(raw: Uint8Array = new Uint8Array(), uid: number): Promise<Mail | null> {
     return readMail(raw).catch((error: unknown) => {
       host.log("email.unreadable", { uid, reason: messageOf(error) });
       return null;
@@ -212,13 +230,13 @@ function openIntake({ own, authservId }: Account, host: Host): Take {
     if (reason !== null || !from || isFlood(from.address, at, false)) return false;
 
     const isLarge = size > maxMailBytes;
-    const whole = isLarge ? false : await imap.fetchOne(uid, { source: true }, byUid);
-    const mail = isLarge ? head : await read((whole || {}).source, uid);
+    const whole = isLarge ? null : await fetch(imap, uid, { source: true });
+    const mail = isLarge ? head : whole && (await read(whole.source, uid));
     if (!mail) return false;
     const problems = isLarge ? [tooLarge(size)] : [];
     await host.receive(await toIncoming({ ...mail, from }, own, at, problems, host));
     isFlood(from.address, at, true);
-    await imap.messageFlagsAdd(uid, ["\\Seen"], byUid);
+    if (!(await imap.messageFlagsAdd(uid, ["\\Seen"], byUid))) mustBeOpen(imap);
     return true;
   };
 }

@@ -12,7 +12,7 @@ import { type Args, oneOf, positiveNumber, valueOf } from "../args.ts";
 import { config } from "../config.ts";
 import { messageOf, UsageError } from "../errors.ts";
 import { resolveModel } from "../models/registry.ts";
-import type { Store } from "../store.ts";
+import type { Store } from "../store/sessions.ts";
 import type { Mode, Model, Policy, Rules } from "../types.ts";
 
 /** What both mouths need. The session is opened by the mouth. */

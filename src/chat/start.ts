@@ -7,7 +7,7 @@ import { type Args, valueOf } from "../args.ts";
 import { config } from "../config.ts";
 import { UsageError } from "../errors.ts";
 import { NoModelError, resolveModel } from "../models/registry.ts";
-import { openStore } from "../store.ts";
+import { openStore } from "../store/sessions.ts";
 import type { Model } from "../types.ts";
 import { inputFormat, outputFormat, readChat, refuseUnbuilt } from "./options.ts";
 

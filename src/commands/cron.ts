@@ -4,10 +4,10 @@
  */
 import { clawHomeOf } from "../agent/session.ts";
 import { type Args, type Flags, oneOf, parseArgs, valueOf } from "../args.ts";
-import { openDatabase } from "../database.ts";
+import { openDatabase } from "../store/database.ts";
 import { messageOf, UsageError } from "../errors.ts";
 import { escapeLine } from "../escape.ts";
-import { type Run, type Schedule, type Schedules, schedulesIn } from "../schedules.ts";
+import { type Run, type Schedule, type Schedules, schedulesIn } from "../store/schedules.ts";
 import { readOwners } from "../serve/access.ts";
 import { readSecrets } from "../serve/secrets.ts";
 import { findSchedule, resume, showSchedule } from "../serve/schedule-tool.ts";

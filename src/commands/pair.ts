@@ -3,10 +3,10 @@
  * daemon serves or not.
  */
 import { clawHomeOf } from "../agent/session.ts";
-import { openDatabase } from "../database.ts";
+import { openDatabase } from "../store/database.ts";
 import { messageOf, UsageError } from "../errors.ts";
 import { escapeLine } from "../escape.ts";
-import { type Pairing, type People, peopleIn } from "../people.ts";
+import { type Pairing, type People, peopleIn } from "../store/people.ts";
 import { askDaemon } from "../serve/socket.ts";
 
 export async function runPair(argv: string[]): Promise<number> {

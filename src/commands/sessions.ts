@@ -2,7 +2,7 @@
 import { clawHomeOf } from "../agent/session.ts";
 import { escapeText } from "../escape.ts";
 import { UsageError } from "../errors.ts";
-import { openStore, type Store } from "../store.ts";
+import { openStore, type Store } from "../store/sessions.ts";
 import type { LoggedEvent, SessionInfo } from "../types.ts";
 
 type Action = (store: Store, argument: string, json: boolean) => Promise<void>;

@@ -5,10 +5,10 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { clawHomeOf } from "../agent/session.ts";
-import { openDatabase } from "../database.ts";
+import { openDatabase } from "../store/database.ts";
 import { messageOf, UsageError } from "../errors.ts";
 import { escapeLine } from "../escape.ts";
-import { overviewIn } from "../overview.ts";
+import { overviewIn } from "../store/overview.ts";
 import { askDaemon } from "../serve/socket.ts";
 import { nothingYet, parseStatus, readStatus, type Status } from "../serve/status.ts";
 

@@ -6,7 +6,7 @@
  */
 import { config } from "../config.ts";
 import { UsageError } from "../errors.ts";
-import type { People } from "../people.ts";
+import type { People } from "../store/people.ts";
 import type { ConversationConfig } from "../types.ts";
 
 export type Owner = { channel: string; address: string };

@@ -3,12 +3,12 @@
  * else; serve.ts makes the one value.
  */
 import type { Channel } from "../channels/channel.ts";
-import type { Memory } from "../memory.ts";
-import type { Outbox } from "../outbox.ts";
-import type { People } from "../people.ts";
-import type { Claim, Conversation, Queue } from "../queue.ts";
-import type { Schedules } from "../schedules.ts";
-import type { Store } from "../store.ts";
+import type { Memory } from "../store/memory.ts";
+import type { Outbox } from "../store/outbox.ts";
+import type { People } from "../store/people.ts";
+import type { Claim, Conversation, Queue } from "../store/queue.ts";
+import type { Schedules } from "../store/schedules.ts";
+import type { Store } from "../store/sessions.ts";
 import type { Hands, Model } from "../types.ts";
 import type { Access } from "./access.ts";
 import type { Log } from "./log.ts";

@@ -2,7 +2,7 @@
  * Whether a schedule's slot calls the model at all: its script (a command in the conversation's
  * hands whose last line is {"wake": true|false, "data"?}), or for the heartbeat its file, decides.
  */
-import type { Message, Outcome } from "../queue.ts";
+import type { Message, Outcome } from "../store/queue.ts";
 import type { Hands } from "../types.ts";
 import type { Work } from "./daemon.ts";
 import { readHeartbeat } from "./heartbeat.ts";

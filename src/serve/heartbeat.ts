@@ -7,7 +7,7 @@
  */
 import { join } from "node:path";
 import { config } from "../config.ts";
-import type { Message } from "../queue.ts";
+import type { Message } from "../store/queue.ts";
 import type { Daemon } from "./daemon.ts";
 import { quietWord } from "./prompt.ts";
 import { nextSlot, readTiming } from "./slots.ts";

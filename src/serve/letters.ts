@@ -9,8 +9,8 @@ import { existsSync, mkdirSync, realpathSync, renameSync } from "node:fs";
 import { join } from "node:path";
 import type { Input } from "../agent/loop.ts";
 import { config } from "../config.ts";
-import type { Conversation, Message } from "../queue.ts";
-import type { NewOutgoing, OutgoingBody } from "../outbox.ts";
+import type { Conversation, Message } from "../store/queue.ts";
+import type { NewOutgoing, OutgoingBody } from "../store/outbox.ts";
 import type { Work } from "./daemon.ts";
 import type { ImagePart, ImageType, LoggedEvent, StoredFile } from "../types.ts";
 

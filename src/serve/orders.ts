@@ -6,7 +6,7 @@
  */
 import { parseMode } from "../agent/permissions.ts";
 import { messageOf, UsageError } from "../errors.ts";
-import type { Change, Conversation, Message } from "../queue.ts";
+import type { Change, Conversation, Message } from "../store/queue.ts";
 import type { SessionInfo } from "../types.ts";
 import type { Daemon, Work } from "./daemon.ts";
 import { letter } from "./letters.ts";

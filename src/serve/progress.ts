@@ -6,7 +6,7 @@
  */
 import type { Channel } from "../channels/channel.ts";
 import { escapeText } from "../escape.ts";
-import type { Conversation } from "../queue.ts";
+import type { Conversation } from "../store/queue.ts";
 import type { Output } from "../types.ts";
 
 export type Progress = {

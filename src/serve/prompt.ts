@@ -1,5 +1,5 @@
 /** What the assistant is told of itself, the same bytes in every turn of a conversation. */
-import type { ConversationKey } from "../queue.ts";
+import type { ConversationKey } from "../store/queue.ts";
 
 /** A quiet schedule that has nothing to say answers with this alone. */
 export const quietWord = "NOTHING_TO_SAY";

@@ -5,8 +5,8 @@
  */
 import { z } from "zod";
 import { UsageError } from "../errors.ts";
-import type { ConversationKey } from "../messages.ts";
-import type { Change, Schedule, Schedules } from "../schedules.ts";
+import type { ConversationKey } from "../store/messages.ts";
+import type { Change, Schedule, Schedules } from "../store/schedules.ts";
 import type { Tool } from "../types.ts";
 import { nextSlot, readTiming, showTime, showTiming } from "./slots.ts";
 

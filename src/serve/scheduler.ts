@@ -9,8 +9,8 @@
 import { SendError } from "../channels/channel.ts";
 import { config } from "../config.ts";
 import { messageOf } from "../errors.ts";
-import type { ConversationKey } from "../messages.ts";
-import type { Due, Schedule, Schedules } from "../schedules.ts";
+import type { ConversationKey } from "../store/messages.ts";
+import type { Due, Schedule, Schedules } from "../store/schedules.ts";
 import { nextSlot, showTime, slotsPassed } from "./slots.ts";
 
 export type SchedulerOptions = {

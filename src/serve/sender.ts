@@ -7,7 +7,7 @@
  */
 import { type Channel, SendError } from "../channels/channel.ts";
 import { messageOf } from "../errors.ts";
-import type { Failure, NewOutgoing, Outbox, OutgoingRow } from "../outbox.ts";
+import type { Failure, NewOutgoing, Outbox, OutgoingRow } from "../store/outbox.ts";
 import type { Log } from "./log.ts";
 
 export type SenderOptions = {

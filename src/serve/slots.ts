@@ -11,7 +11,7 @@ import { CronExpressionParser } from "cron-parser";
 import { nearest } from "../args.ts";
 import { config } from "../config.ts";
 import { messageOf, UsageError } from "../errors.ts";
-import type { Timing } from "../schedules.ts";
+import type { Timing } from "../store/schedules.ts";
 
 export type TimingInput = { cron?: string; tz?: string; every?: string | number; at?: string };
 

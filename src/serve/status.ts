@@ -8,7 +8,7 @@
 import { z } from "zod";
 import { version } from "../../package.json";
 import type { ChannelState } from "../channels/channel.ts";
-import type { Overview, Seen, SeenConversation, SeenSchedule } from "../overview.ts";
+import type { Overview, Seen, SeenConversation, SeenSchedule } from "../store/overview.ts";
 import { settingsOf } from "./access.ts";
 
 /** What only the daemon knows. Times in milliseconds since 1970. */

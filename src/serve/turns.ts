@@ -7,7 +7,7 @@
  * to outlive the process is in the queue; what is here can be lost.
  */
 import { messageOf } from "../errors.ts";
-import { type Claim, FencedError, type Queue } from "../queue.ts";
+import { type Claim, FencedError, type Queue } from "../store/queue.ts";
 import type { Log } from "./log.ts";
 
 export type TurnsOptions = {

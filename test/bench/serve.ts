@@ -250,12 +250,18 @@ async function measureLoad(): Promise<Row[]> {
   checkAnswers(rig);
   await checkNothingWaits(rig);
   return [
-    { figure: `${total} messages in ${conversations} conversations`, measured: show(totalMs / 1000, "s") },
+    {
+      figure: `${total} messages in ${conversations} conversations`,
+      measured: show(totalMs / 1000, "s"),
+    },
     { figure: "messages a second", measured: show(total / (totalMs / 1000), "") },
     { figure: "all of them acknowledged after", measured: show(saidMs / 1000, "s") },
     { figure: "acknowledged under load", measured: spread(acks), wanted: "< 3 s (Slack's limit)" },
     { figure: "kill -9 → serving again", measured: show(restartMs, "ms") },
-    { figure: "peak RSS", measured: peaks.map((peak) => show(peak, "MB")).join(", after the kill ") },
+    {
+      figure: "peak RSS",
+      measured: peaks.map((peak) => show(peak, "MB")).join(", after the kill "),
+    },
     { figure: "posts (a burst is one turn)", measured: String(rig.posts()) },
   ];
 }

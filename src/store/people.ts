@@ -5,9 +5,9 @@
  * once, and to nobody but the owner: it names who knocked, it is no password.
  */
 import type { Database } from "bun:sqlite";
-import { config } from "./config.ts";
+import { config } from "../config.ts";
 import type { Opened } from "./database.ts";
-import { UsageError } from "./errors.ts";
+import { UsageError } from "../errors.ts";
 import { insertOutgoing, type NewOutgoing } from "./outbox.ts";
 
 export type Pairing = {

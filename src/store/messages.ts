@@ -6,7 +6,7 @@
  * failed; only a waiting one is ever changed or dropped.
  */
 import type { Database } from "bun:sqlite";
-import type { StoredFile } from "./types.ts";
+import type { StoredFile } from "../types.ts";
 
 export type ConversationKey = {
   /** "slack:C1:1712.0001"; an isolated one ends in "#" and its schedule's id. */

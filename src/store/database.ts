@@ -1,6 +1,6 @@
 /**
  * The database file: opens it durably, brings its schema up to date, turns SQLite's errors into
- * sentences, and tells processes apart. What is in the tables is store.ts's business.
+ * sentences, and tells processes apart. What is in the tables is the business of the files beside this one.
  *
  * Migrations are append-only and each runs in one transaction with its version number, so a kill in
  * the middle leaves the old schema.
@@ -8,7 +8,7 @@
 import { Database, SQLiteError } from "bun:sqlite";
 import { chmodSync, mkdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { messageOf, UsageError } from "./errors.ts";
+import { messageOf, UsageError } from "../errors.ts";
 
 /** Migration n brings the file from version n to n + 1. Append only; never edit one that shipped. */
 const migrations: readonly string[] = [

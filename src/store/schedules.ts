@@ -7,9 +7,9 @@
  * it moves nothing. When slots are is not known here (serve/slots.ts).
  */
 import type { Database } from "bun:sqlite";
-import { config } from "./config.ts";
+import { config } from "../config.ts";
 import type { Opened } from "./database.ts";
-import { UsageError } from "./errors.ts";
+import { UsageError } from "../errors.ts";
 import { type ConversationKey, storeMessage } from "./messages.ts";
 import type { Outcome } from "./queue.ts";
 

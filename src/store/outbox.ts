@@ -8,7 +8,7 @@
  */
 import type { Database } from "bun:sqlite";
 import type { Opened } from "./database.ts";
-import type { StoredFile } from "./types.ts";
+import type { StoredFile } from "../types.ts";
 
 /** What a row holds besides where it goes; the fields are those of channels/channel.ts. */
 export type OutgoingBody = {

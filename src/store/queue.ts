@@ -8,7 +8,7 @@
 import type { Database } from "bun:sqlite";
 import type { Opened } from "./database.ts";
 import { type NewOutgoing, insertOutgoing } from "./outbox.ts";
-import { appendEvents } from "./store.ts";
+import { appendEvents } from "./sessions.ts";
 import {
   type ConversationKey,
   editMessage,
@@ -20,7 +20,7 @@ import {
   storeMessage,
   wordsOf,
 } from "./messages.ts";
-import type { Event, LoggedEvent, Mode } from "./types.ts";
+import type { Event, LoggedEvent, Mode } from "../types.ts";
 
 export type { ConversationKey, Message, MessageBody, MessageKind, NewMessage } from "./messages.ts";
 export { storeMessage } from "./messages.ts";

@@ -1,5 +1,6 @@
 /**
- * The store: one SQLite file, `$CLAW_HOME/claw.db`, and every SQL statement of the program.
+ * Sessions and their events. The store is one SQLite file, `$CLAW_HOME/claw.db`; every SQL statement
+ * of the program is in this folder.
  *
  * Invariants: an event is durable before anybody is told of it (WAL, synchronous FULL); the events
  * of a session are numbered 1, 2, 3 … and never change; of two writers the one that writes a number
@@ -8,8 +9,8 @@
  */
 import { type Database, SQLiteError } from "bun:sqlite";
 import { isAlive, type Opened, openDatabase, self } from "./database.ts";
-import { UsageError } from "./errors.ts";
-import type { Event, LoggedEvent, Rules, SessionInfo } from "./types.ts";
+import { UsageError } from "../errors.ts";
+import type { Event, LoggedEvent, Rules, SessionInfo } from "../types.ts";
 
 export interface Store {
   /** Adds a session and makes this process its owner. Throws UsageError if the id is in use. */
