@@ -103,11 +103,11 @@ export async function* readLines(stream: ReadableStream<Uint8Array>): AsyncGener
   }
 }
 
-/** The first line of what is said on a stream, once it has ended; bounded, and without controls. */
+/** The first line with a word on a stream, once that has ended; bounded, and without controls. */
 export async function readStart(stream: ReadableStream<Uint8Array>): Promise<string> {
   let start = "";
   for await (const chunk of stream)
     if (start.length < 1000) start += Buffer.from(chunk.subarray(0, 1000)).toString();
-  const [line = ""] = start.trim().split("\n");
+  const line = start.split("\n").find((one) => /\p{L}/u.test(one)) ?? "";
   return line.replaceAll(/[^\P{C}]/gu, " ").slice(0, 300);
 }

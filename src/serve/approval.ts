@@ -20,8 +20,9 @@ export async function askOwner(
 }
 
 function describe({ call, verdict, patch }: Question): string {
-  const input = call.input.command ?? JSON.stringify(call.input, null, 2);
-  const shown = escapeText(patch ?? String(input));
+  const { command } = call.input;
+  const input = typeof command === "string" ? command : JSON.stringify(call.input, null, 2);
+  const shown = escapeText(patch ?? input);
   const fence = "`".repeat(
     Math.max(3, ...[...shown.matchAll(/`+/g)].map(([run]) => run.length + 1)),
   );

@@ -41,13 +41,13 @@ export type Parts = {
   isolation: Daemon["isolation"];
   model: Model;
   /** A model by its name; null: `model`. */
-  open(name: string | null): Promise<Model>;
+  open: (name: string | null) => Promise<Model>;
   log: Log;
 };
 
 export type Assembly = {
   /** Lets a channel receive. */
-  start(channel: Channel): Promise<void>;
+  start: (channel: Channel) => Promise<void>;
   /** Takes up what an earlier daemon left, and begins to work. */
   begin(): Promise<void>;
   /** Resolves when what waited has been worked on and has gone out. */
@@ -122,7 +122,10 @@ export async function assemble(parts: Parts): Promise<Assembly> {
     const outgoingFolder = join(clawHome, "outgoing");
     const own = brainTools({ ...daemon, conversation, folder, outgoingFolder });
     const schedule = scheduleTool({
-      ...{ schedules, conversation, now, changed: scheduler.changed },
+      schedules,
+      conversation,
+      now,
+      changed: () => scheduler.changed(),
       takesScripts: isolation !== "none",
     });
     return withTools(inner, [schedule, ...own]);

@@ -30,17 +30,17 @@ export type Daemon = {
   readonly doing: Map<string, () => string>;
   readonly isolation: "bwrap" | "none";
   readonly log: Log;
-  now(): number;
+  now: () => number;
   /** The model of a name, or the daemon's. Throws UsageError. */
-  model(name: string | null): Promise<Model>;
+  model: (name: string | null) => Promise<Model>;
   /** A conversation's hands with the brain's tools; kept warm, and closed by the daemon. */
-  hands(conversation: Conversation, folder: string): Hands;
+  hands: (conversation: Conversation, folder: string) => Hands;
   /** Something may be ready to be worked on. */
-  wakeTurns(): void;
+  wakeTurns: () => void;
   /** Something may be ready to go out. */
-  wakeSenders(): void;
+  wakeSenders: () => void;
   /** A conversation's turn is to end. */
-  interrupt(conversationId: string): void;
+  interrupt: (conversationId: string) => void;
 };
 
 /** A claim and all that working on it needs. */

@@ -12,7 +12,7 @@ import type { Output } from "../types.ts";
 export type Progress = {
   take(output: Output): void;
   /** What is going on, for `status`. */
-  doing(): string;
+  doing: () => string;
   /** Takes the message away. */
   end(): Promise<void>;
 };
@@ -22,7 +22,7 @@ type Options = {
   channel: Channel | null;
   conversation: Conversation;
   everyMs: number;
-  keepId(id: string | null): Promise<void>;
+  keepId: (id: string | null) => Promise<void>;
   now: () => number;
 };
 
@@ -61,8 +61,8 @@ export function openProgress({ channel, conversation, everyMs, keepId, now }: Op
 }
 
 function describe(name: string, input: Record<string, unknown>): string {
-  const first = input.description ?? input.command ?? input.file_path ?? input.pattern ?? "";
-  const text = escapeText(String(first))
+  const first = [input.description, input.command, input.file_path, input.pattern];
+  const text = escapeText(first.find((value) => typeof value === "string") ?? "")
     .replaceAll(/[`*_~\s]+/g, " ")
     .trim();
   return `${name} ${text.length > 80 ? `${text.slice(0, 80).toWellFormed()}…` : text}`.trim();

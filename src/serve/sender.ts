@@ -14,7 +14,7 @@ export type SenderOptions = {
   channel: Channel;
   outbox: Outbox;
   /** The rows that tell of a failed one. */
-  tell(row: OutgoingRow, failure: string): NewOutgoing[];
+  tell: (row: OutgoingRow, failure: string) => NewOutgoing[];
   log: Log;
   now: () => number;
 };

@@ -16,7 +16,7 @@ export type TurnsOptions = {
   owner: string;
   maxTurns: number;
   /** Works on a claimed conversation and gives it back. Its signal says why to end early. */
-  work(claim: Claim, signal: AbortSignal): Promise<void>;
+  work: (claim: Claim, signal: AbortSignal) => Promise<void>;
   log: Log;
   now: () => number;
 };

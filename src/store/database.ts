@@ -190,9 +190,9 @@ function checkHome(clawHome: string): void {
  */
 export type Opened = {
   db: Database;
-  read<T>(work: () => T): Promise<T>;
-  write<T>(work: () => T): Promise<T>;
-  close(): void;
+  read: <T>(work: () => T) => Promise<T>;
+  write: <T>(work: () => T) => Promise<T>;
+  close: () => void;
 };
 
 /** Opens `claw.db` in the folder `clawHome`, which is made (mode 0700) if need be. */
