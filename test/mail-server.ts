@@ -7,7 +7,7 @@
  * Debian 12 has it, fails every TLS handshake with the OpenSSL 3 of the same release.)
  */
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync } from "node:fs";
-import { renameSync, rmSync, writeFileSync } from "node:fs";
+import { renameSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Subprocess } from "bun";
@@ -80,12 +80,13 @@ export async function startMail() {
       NODE_EXTRA_CA_CERTS: caFile,
     },
     /** Into INBOX, as the provider's own MTA would; bytes as they are, text with CRLF. */
-    async deliver(raw: string | Uint8Array): Promise<void> {
+    async deliver(raw: string | Uint8Array, arrivedAt = new Date()): Promise<void> {
       delivered += 1;
       const file = `${Date.now()}.${delivered}_${process.pid}.test`;
       const bytes = typeof raw === "string" ? raw.replaceAll(/\r?\n/g, "\r\n") : raw;
       await Bun.write(`${base}/mail/tmp/${file}`, bytes);
       chmodSync(`${base}/mail/tmp/${file}`, 0o666);
+      utimesSync(`${base}/mail/tmp/${file}`, arrivedAt, arrivedAt);
       renameSync(`${base}/mail/tmp/${file}`, `${base}/mail/new/${file}`);
     },
     /** What a folder holds, by another client's eyes. */

@@ -149,7 +149,7 @@ export function openInbox(
     const from = Math.max(lastUid + 1, oldUntil);
     const fresh = await search(imap, { uid: `${from}:*` });
     const since = new Date(clock.now() - firstDays * 86_400_000);
-    const query = { uid: `${lastUid + 1}:${oldUntil}`, since, ...(unseenOnly && { seen: false }) };
+    const query = { uid: `${lastUid + 1}:${oldUntil}`, ...(unseenOnly && { seen: false }) };
     const old = lastUid + 1 < oldUntil ? await search(imap, query) : [];
     // "5:*" is also the last mail of a mailbox that ends at 4.
     const wanted = [...old.filter((uid) => uid < from), ...fresh.filter((uid) => uid >= from)];
@@ -215,12 +215,9 @@ function openIntake({ own, authservId }: Account, host: Host): Take {
   }
 
   return async (imap, uid, now) => {
-    const found = await imap.fetchOne(
-      uid,
-      { size: true, internalDate: true, headers: true },
-      byUid,
-    );
-    const { headers, size = 0, internalDate = "" } = found || {};
+    const found = await fetch(imap, uid, { size: true, internalDate: true, headers: true });
+    if (!found) return false;
+    const { headers, size = 0, internalDate = "" } = found;
     const head = await read(headers, uid);
     if (!head) return false;
     const { from } = head;

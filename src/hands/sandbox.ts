@@ -158,7 +158,7 @@ const EMPTY =
 /** Root's own /proc/sys stays writable to it, whatever capabilities it lacks. */
 const CLOSED = "--remount-ro /proc --remount-ro /dev --remount-ro / --";
 
-/** Per process: no core files, 1 GB a file, 4 GB of memory; 512 processes. Units are sh's. */
+/** No core files, 1 GB a file, 4 GB a process, 512 processes (root's are not counted). sh's units. */
 const LIMITS = "ulimit -c 0; ulimit -f 2000000; ulimit -d 4000000; ulimit -u 512 || ulimit -p 512";
 const SHELL = ["/bin/sh", "-c", `{ ${LIMITS}; } 2>/dev/null; exec "$@"`, "sh"];
 

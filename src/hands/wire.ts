@@ -7,7 +7,6 @@
  */
 import { z } from "zod";
 import { config } from "../config.ts";
-import { messageOf } from "../errors.ts";
 import type { ToolCall } from "../types.ts";
 
 /** A tool takes and gives less: 20 MB are a fault. */
@@ -77,7 +76,7 @@ function parse<Message>(schema: z.ZodType<Message>, text: string, what: string):
   try {
     value = JSON.parse(text);
   } catch (error) {
-    throw new Error(`a line was no JSON: ${messageOf(error).slice(0, 100)}`, { cause: error });
+    throw new Error("a line was no JSON", { cause: error });
   }
   const checked = schema.safeParse(value);
   if (checked.success) return checked.data;

@@ -6,7 +6,7 @@
  * a turn that was begun is gone on with from its log; what people wrote ends together with the
  * answer to it. A person is told of a failure once, where they are.
  */
-import { mkdirSync } from "node:fs";
+import { mkdirSync, realpathSync } from "node:fs";
 import { join } from "node:path";
 import { summarize } from "../agent/context.ts";
 import { type Input, runSteps, type TurnResult } from "../agent/loop.ts";
@@ -113,13 +113,13 @@ async function runTurn(work: Work, batch: Message[]): Promise<void> {
   }
 }
 
-/** A conversation's folder, made if need be; its name is the id's, safe for every file system. */
+/** A conversation's folder, real, made if need be; its name is the id's, safe for every file system. */
 export function workspaceOf({ clawHome }: Daemon, id: string): string {
   const plain = id.replaceAll(/[^A-Za-z0-9.-]+/g, "-").replace(/^[.-]+/, "");
   const hash = Bun.hash(id).toString(36).slice(0, 6);
   const folder = join(clawHome, "groups", `${plain.slice(0, 80)}-${hash}`);
   mkdirSync(folder, { recursive: true, mode: 0o700 });
-  return folder;
+  return realpathSync(folder);
 }
 
 async function openTurn(work: Work, hands: Hands, folder: string): Promise<Turn> {

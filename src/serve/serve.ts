@@ -155,12 +155,14 @@ async function connect(
   start: (channel: Channel) => Promise<void>,
   log: Parts["log"],
 ): Promise<string[]> {
-  const connected: string[] = [];
+  const connected = new Set<Channel>();
   const refused: unknown[] = [];
+  const first = Promise.withResolvers<void>();
   const attempts = channels.map(async (channel) => {
     try {
       await start(channel);
-      connected.push(channel.name);
+      connected.add(channel);
+      first.resolve();
     } catch (error) {
       refused.push(error);
       log("channel refused", { channel: channel.name, error: messageOf(error) });
@@ -168,13 +170,8 @@ async function connect(
   });
   const all = Promise.all(attempts);
   await Promise.race([all, Bun.sleep(CONNECT_MS)]);
-  if (connected.length === 0 && refused.length < channels.length)
-    await Promise.race([Promise.any(attempts.map((attempt) => waitFor(attempt, connected))), all]);
-  if (connected.length > 0) return connected;
+  await Promise.race([all, first.promise]);
+  const names = channels.filter((channel) => connected.has(channel)).map(({ name }) => name);
+  if (names.length > 0) return names;
   throw new UsageError(refused.map(messageOf).join(" "));
-}
-
-async function waitFor(attempt: Promise<void>, connected: readonly string[]): Promise<void> {
-  await attempt;
-  if (connected.length === 0) throw new Error("not this one");
 }
