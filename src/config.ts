@@ -104,6 +104,8 @@ export const config = {
   serve: {
     /** Turns that run at the same time, each in another conversation. */
     maxTurns: 32,
+    /** Sandboxes kept warm; the one that was used longest ago gives way to another. */
+    maxWarm: 16,
     /** A turn begins when its conversation has been quiet this long, so that a burst is one turn. */
     gatherMs: 10,
     /** How long SIGTERM lets turns and sends come to an end. */

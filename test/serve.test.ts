@@ -392,3 +392,22 @@ test("a full disk stops the acknowledgements, not the daemon; what came then is 
   await until(() => answers(slack).includes("stored"), 15_000);
   await said;
 }, 30_000);
+
+test("a conversation that fills the model's window goes on from a summary", async () => {
+  using place = newPlace();
+  using slack = startSlack();
+  const long = "word ".repeat(8_000); // of 128,000 tokens, which an unknown model has
+  using model = startScripted((request) =>
+    request.body.includes("write a summary") ? { text: "SUMMARY" } : { text: "ok" },
+  );
+  await using _ = await startServe(place, { slack, model });
+  for (const text of ["keep this in mind", ..."123456789012"]) {
+    const before = answers(slack).length;
+    await slack.say({ channel: dm, user: owner, text: `${text} ${long.slice(0, 39_000)}` });
+    await until(() => answers(slack).length > before);
+  }
+  const last = saidIn(model.requests.at(-1)!).join("\n");
+  expect(last).toContain("SUMMARY");
+  expect(last).not.toContain("keep this in mind");
+  expect(last.length).toBeLessThan(400_000);
+}, 30_000);

@@ -86,7 +86,9 @@ function keptParts(state: Folded, summary: string): UserPart[] {
   return [
     ...[...state.context.values()].map((text): UserPart => ({ type: "text", text })),
     { type: "text", text: `<summary of the conversation so far>\n${summary}\n</summary>` },
-    { type: "text", text: "The last request before the summary was:" },
+    ...(state.lastInput.length > 0
+      ? [{ type: "text" as const, text: "The last request before the summary was:" }]
+      : []),
     ...state.lastInput,
   ];
 }

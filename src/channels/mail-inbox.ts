@@ -27,7 +27,7 @@ export type EmailClock = {
 /** A larger mail is known by its headers alone. */
 const maxMailBytes = 30_000_000;
 const maxTextChars = 100_000;
-/** A server that says nothing for so long, asked for a sign of life, is gone. */
+/** A server that gives no sign of life for so long is gone. */
 const signOfLifeMs = 20_000;
 /** How long a mail that is being taken may hold up the end. */
 const leaveMs = 2_000;
@@ -149,7 +149,7 @@ export function openInbox(
     const from = Math.max(lastUid + 1, oldUntil);
     const fresh = await search(imap, { uid: `${from}:*` });
     const since = new Date(clock.now() - firstDays * 86_400_000);
-    const query = { uid: `${lastUid + 1}:${oldUntil}`, ...(unseenOnly && { seen: false }) };
+    const query = { uid: `${lastUid + 1}:${oldUntil}`, since, ...(unseenOnly && { seen: false }) };
     const old = lastUid + 1 < oldUntil ? await search(imap, query) : [];
     // "5:*" is also the last mail of a mailbox that ends at 4.
     const wanted = [...old.filter((uid) => uid < from), ...fresh.filter((uid) => uid >= from)];
@@ -177,9 +177,9 @@ export function openInbox(
  */
 type Take = (imap: ImapFlow, uid: number, now: number) => Promise<boolean>;
 
-// imapflow answers what it could not ask like what is not there: both must not look the same here.
-
 const byUid = { uid: true };
+
+// imapflow gives the same answer where nothing is there and where the connection broke.
 
 async function search(imap: ImapFlow, query: SearchObject): Promise<number[]> {
   const found = await imap.search(query, byUid);
@@ -202,23 +202,20 @@ function openIntake({ own, authservId }: Account, host: Host): Take {
   const isFlood = openCap(host);
   const sentId = new RegExp(`^[\\w-]+@${RegExp.escape(own.slice(own.indexOf("@") + 1))}$`);
 
-  function reasonAgainst(mail: Mail): string | null {
+  const reasonAgainst = (mail: Mail) => {
     const isOurs = sentId.test(mail.id) && host.findThread([mail.id]) !== null;
     return isOurs ? "claw sent it" : reasonToIgnore(mail, own, authservId);
-  }
-
-  async function read(raw: Uint8Array = new Uint8Array(), uid: number): Promise<Mail | null> {
-    return readMail(raw).catch((error: unknown) => {
+  };
+  const read = (raw: Uint8Array = new Uint8Array(), uid: number) =>
+    readMail(raw).catch((error: unknown) => {
       host.log("email.unreadable", { uid, reason: messageOf(error) });
       return null;
     });
-  }
 
   return async (imap, uid, now) => {
     const found = await fetch(imap, uid, { size: true, internalDate: true, headers: true });
-    if (!found) return false;
-    const { headers, size = 0, internalDate = "" } = found;
-    const head = await read(headers, uid);
+    const { headers, size = 0, internalDate = "" } = found ?? {};
+    const head = found && (await read(headers, uid));
     if (!head) return false;
     const { from } = head;
     const at = new Date(internalDate).getTime() || now;
@@ -256,7 +253,7 @@ function openCap(host: Host): (address: string, at: number, count: boolean) => b
   };
 }
 
-/** Nobody lands in another's conversation: a thread belongs to the sender whose address it has. */
+/** A thread belongs to the sender whose address it has: nobody lands in another's conversation. */
 async function toIncoming(
   mail: Mail & { from: Person },
   own: string,
@@ -270,13 +267,11 @@ async function toIncoming(
   const thread = ours ?? `${from.address} ${root}`;
   const isAdmitted = host.admits({ from, reach: "direct", thread });
   const stored = await storeFiles(isAdmitted ? mail.attachments : [], host);
-  const subject = !ours && mail.subject !== "" ? `Subject: ${mail.subject}` : "";
+  const subject = !ours && mail.subject !== "" ? `Subject: ${mail.subject}\n\n` : "";
   const isFirst = ancestors.length === 0;
-  const join = (...parts: string[]) => parts.filter(Boolean).join("\n\n");
-  const text = join(isFirst ? subject : "", mail.text);
-  const context = join(isFirst ? "" : subject, mail.quoted)
-    .slice(0, maxTextChars)
-    .toWellFormed();
+  const text = `${isFirst ? subject : ""}${mail.text}`.trim();
+  const around = `${isFirst ? "" : subject}${mail.quoted}`.trim();
+  const context = around.slice(0, maxTextChars).toWellFormed();
   if (text.length > maxTextChars)
     problems.push(`The text was cut: it has ${text.length} characters, ${maxTextChars} were read.`);
   return {
@@ -310,13 +305,10 @@ async function storeFiles(attachments: Attachment[], host: Host) {
       problems.push(`${left} more files were left out: of a mail's files ${maxFiles} are kept.`);
       break;
     }
-    if (bytes.length > maxFileBytes) {
-      const why = `it has ${bytes.length} bytes, and ${maxFileBytes} is the most`;
-      problems.push(`The file ${name} was left out: ${why}.`);
-      continue;
-    }
-    await Bun.write(path, bytes);
-    files.push({ path, name, mediaType, bytes: bytes.length });
+    if (bytes.length <= maxFileBytes) {
+      await Bun.write(path, bytes);
+      files.push({ path, name, mediaType, bytes: bytes.length });
+    } else problems.push(`${name} was left out: ${bytes.length} bytes, over ${maxFileBytes}.`);
   }
   return { files, problems };
 }
@@ -329,10 +321,7 @@ function safeName({ filename, mimeType }: Attachment, number: number, files: Sto
     .replace(/^[.\s]+/, "")
     .trim();
   const extension = /\.[\w-]{1,10}$/.exec(plain)?.[0] ?? "";
-  const stem = plain
-    .slice(0, plain.length - extension.length)
-    .slice(0, 60)
-    .toWellFormed();
+  const stem = plain.slice(0, Math.min(60, plain.length - extension.length)).toWellFormed();
   const kind = mimeType === "message/rfc822" ? "eml" : (mimeType.split("/")[1] ?? "bin");
   const name = stem ? `${stem}${extension}` : `file-${number}.${kind.replaceAll(/[^\w.-]/g, "_")}`;
   const isTaken = files.some((file) => file.name.toLowerCase() === name.toLowerCase());

@@ -84,6 +84,7 @@ export async function assemble(parts: Parts): Promise<Assembly> {
   };
   const { queue, outbox, schedules } = daemon;
   removeOld(clawHome);
+  const daily = setInterval(() => removeOld(clawHome), 86_400_000);
   const freed = await queue.freeAll(now());
   if (freed > 0) log("recovered", { conversations: freed });
 
@@ -118,7 +119,15 @@ export async function assemble(parts: Parts): Promise<Assembly> {
             folder,
             log: (event, facts) => log(event, { conversation: id, ...facts }),
           }));
+    hands.delete(id); // it becomes the last, and the one that was used longest ago the first
     hands.set(id, inner);
+    const busy = new Set(turns.running().map((turn) => turn.conversation));
+    for (const [other, idle] of hands) {
+      if (hands.size <= config.serve.maxWarm) break;
+      if (busy.has(other)) continue;
+      hands.delete(other);
+      void idle.close();
+    }
     const outgoingFolder = join(clawHome, "outgoing");
     const own = brainTools({ ...daemon, conversation, folder, outgoingFolder });
     const schedule = scheduleTool({
@@ -179,6 +188,7 @@ export async function assemble(parts: Parts): Promise<Assembly> {
     },
     async stop() {
       isOpen = false;
+      clearInterval(daily);
       scheduler.stop();
       await turns.stop(config.serve.graceMs * 0.7);
       await Promise.race([Promise.all(senders.map((sender) => sender.idle())), Bun.sleep(1_000)]);

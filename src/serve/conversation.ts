@@ -8,7 +8,6 @@
  */
 import { mkdirSync, realpathSync } from "node:fs";
 import { join } from "node:path";
-import { summarize } from "../agent/context.ts";
 import { type Input, runSteps, type TurnResult } from "../agent/loop.ts";
 import { openSession, type Session } from "../agent/session.ts";
 import { config } from "../config.ts";
@@ -21,8 +20,9 @@ import { askOwner } from "./approval.ts";
 import type { Daemon, Work } from "./daemon.ts";
 import { classify, isLast, tellDown, tellGivenUp, waitMs } from "./failures.ts";
 import { failsAgain, runGate } from "./gate.ts";
-import { answersOf, letter, toInput } from "./letters.ts";
+import { answersOf, hasSent, letter, toInput } from "./letters.ts";
 import { forkBeforeTurn, isOrder, obey } from "./orders.ts";
+import { isFull, shorten, startFromSummary } from "./length.ts";
 import { openProgress, type Progress } from "./progress.ts";
 import { describePlace, prompt, quietWord } from "./prompt.ts";
 import type { Cause } from "./turns.ts";
@@ -98,7 +98,7 @@ async function runTurn(work: Work, batch: Message[]): Promise<void> {
   const folder = workspaceOf(daemon, conversation.id);
   const hands = daemon.hands(conversation, folder);
   if (!(await runGate(work, batch, hands))) return;
-  const turn = await openTurn(work, hands, folder);
+  const turn = await openFresh(work, hands, folder);
   const progress = progressOf(work);
   daemon.doing.set(conversation.id, progress.doing);
   try {
@@ -120,6 +120,22 @@ export function workspaceOf({ clawHome }: Daemon, id: string): string {
   const folder = join(clawHome, "groups", `${plain.slice(0, 80)}-${hash}`);
   mkdirSync(folder, { recursive: true, mode: 0o700 });
   return realpathSync(folder);
+}
+
+/** A new turn of a conversation that nearly fills the model's window begins with a summary of it. */
+async function openFresh(work: Work, hands: Hands, folder: string): Promise<Turn> {
+  const turn = await openTurn(work, hands, folder);
+  const { daemon, conversation, signal, session } = turn;
+  if (conversation.openTurn || !isFull(session)) return turn;
+  try {
+    conversation.sessionId = await startFromSummary(daemon, session, signal);
+    await daemon.queue.change(conversation.id, { sessionId: conversation.sessionId });
+    daemon.log("summarized", { conversation: conversation.id });
+  } catch (error) {
+    daemon.log("not summarized", { conversation: conversation.id, error: messageOf(error) });
+  }
+  await session.close();
+  return openTurn(work, hands, folder);
 }
 
 async function openTurn(work: Work, hands: Hands, folder: string): Promise<Turn> {
@@ -182,31 +198,9 @@ function progressOf({ daemon, conversation }: Work): Progress {
   });
 }
 
-async function begin(turn: Turn, batch: Message[]): Promise<void> {
-  const { session, daemon, conversation, signal, folder } = turn;
-  if (isFull(session))
-    await compact(turn).catch((error: unknown) => {
-      signal.throwIfAborted();
-      daemon.log("not summarized", { conversation: conversation.id, error: messageOf(error) });
-    });
+async function begin({ session, daemon, conversation, folder }: Turn, batch: Message[]) {
   await session.log({ type: "input", origin: "person", ...(await toInput(batch, folder)) });
   daemon.log("turn", { conversation: conversation.id, messages: batch.length });
-}
-
-/** Whether the last request filled so much of the window that the next may not fit. */
-function isFull({ events, model }: Session): boolean {
-  const last = events.findLast(
-    ({ event }) => event.type === "answer" || event.type === "compaction",
-  );
-  if (last?.event.type !== "answer") return false;
-  const { inputTokens, cacheReadTokens, cacheWriteTokens, outputTokens } = last.event.usage;
-  const used = inputTokens + cacheReadTokens + cacheWriteTokens + outputTokens;
-  return used > model.contextTokens * config.serve.fullAt;
-}
-
-async function compact({ session, signal }: Turn): Promise<void> {
-  const summary = await summarize(session.model, session, "", signal);
-  if (summary) await session.log({ type: "compaction", summary });
 }
 
 function makeSteps(turn: Turn, progress: Progress): Promise<TurnResult> {
@@ -251,7 +245,9 @@ async function settle(turn: Turn, result: TurnResult): Promise<void> {
   }
   if (result.reason === "failed") return settleFailure(turn, result);
   if (result.reason === "interrupted") return endTurn(turn, result, stopLetter(turn));
-  const said = [answersOf(turn.session.events), result.detail ?? ""].filter(Boolean).join("\n\n");
+  const isSilent = result.reason === "no_answer" && hasSent(turn.session.events);
+  const texts = [answersOf(turn.session.events), isSilent ? null : result.detail];
+  const said = texts.filter(Boolean).join("\n\n");
   const quiet = daemon.queue
     .taken(turn.conversation.id)
     .some(({ body }) => body.schedule?.quiet && said.replaceAll(/[^A-Z_]/g, "") === quietWord);
@@ -276,7 +272,7 @@ async function settleFailure(turn: Turn, result: TurnResult): Promise<void> {
     error,
   });
   if (isLast(kind, conversation.failures)) return letGo(turn, result);
-  if (kind === "overflow") await compact(turn).catch(() => signal.throwIfAborted());
+  if (kind === "overflow") await shorten(session, signal);
   const tells = kind === "down" && !conversation.told;
   await daemon.queue.release(
     lease,

@@ -88,11 +88,10 @@ async function toImage({ path, mediaType, bytes }: StoredFile): Promise<ImagePar
  * log, so that a turn that outlived its process says all of it.
  */
 export function answersOf(events: readonly LoggedEvent[]): string {
-  const start = events.findLastIndex(({ event }) => event.type === "turn_end") + 1;
   const answers: string[] = [];
   let text = "";
   let calls = false;
-  for (const { event } of events.slice(start)) {
+  for (const { event } of openTurnOf(events)) {
     if (event.type === "text") text += event.text;
     if (event.type === "tool_call") calls = true;
     if (event.type !== "answer") continue;
@@ -102,6 +101,15 @@ export function answersOf(events: readonly LoggedEvent[]): string {
   }
   return answers.join("\n\n");
 }
+
+const openTurnOf = (events: readonly LoggedEvent[]): readonly LoggedEvent[] =>
+  events.slice(events.findLastIndex(({ event }) => event.type === "turn_end") + 1);
+
+/** Whether the open turn has said something by SendMessage, and so may end without a word. */
+export const hasSent = (events: readonly LoggedEvent[]): boolean =>
+  openTurnOf(events).some(
+    ({ event }) => event.type === "tool_result" && event.name === "SendMessage" && !event.isError,
+  );
 
 export type Letter = {
   /** `id` null: to a place where nothing was said yet. */
