@@ -111,8 +111,7 @@ describe.skipIf(missing !== null)("email", () => {
 
   test("a refused password is a sentence that names the variable, not the password", async () => {
     const wrong = (url: string) => url.replace(encodeURIComponent(password), "wr0ng-word");
-    const imapUrl = wrong(mail.urls.tls.imap);
-    const smtpUrl = wrong(mail.urls.tls.smtp);
+    const [imapUrl, smtpUrl] = [wrong(mail.urls.tls.imap), wrong(mail.urls.tls.smtp)];
     const jobs = [
       ["EMAIL_IMAP_URL", () => openDaemon({ imapUrl }).start()],
       ["EMAIL_IMAP_URL", () => testEmail({ ...account("tls"), imapUrl })],
@@ -150,11 +149,9 @@ describe.skipIf(missing !== null)("email", () => {
     await using daemon = await startDaemon();
     expect(daemon.ids()).toEqual(ids);
     const second = daemon.get(ids[1] ?? "");
-    const from = { address: "owner@x.org", name: "The Owner" };
     expect(second).toMatchObject({
-      from,
+      from: { address: "owner@x.org", name: "The Owner" },
       thread: `owner@x.org ${ids[1]}`,
-      address: from.address,
       text: `Subject: Mail ${count - 1}\n\nthe words`,
       reply: { to: "owner@x.org", cc: [], inReplyTo: ids[1] },
       files: [{ name: "böse.txt", bytes: 7 }],
@@ -300,8 +297,7 @@ describe.skipIf(missing !== null)("email", () => {
     await daemon.send(answer);
     const copies = await withId("Sent", sent);
     expect(copies.map(({ flags }) => flags.includes("\\Seen"))).toEqual([true]);
-    const { error, ...times } = daemon.channel.state();
-    expect([error, Object.values(times).every(Boolean)]).toEqual([null, true]);
+    expect(Object.values(daemon.channel.state()).filter(Boolean)).toHaveLength(3); // no error
   });
 
   test("what became of a mail that did not go out", async () => {
@@ -314,8 +310,8 @@ describe.skipIf(missing !== null)("email", () => {
     expect(await to("later@y.org")).toMatchObject({ kind: "retry" });
     const files = [{ path: join(folder, "none"), name: "n", mediaType: "text/plain", bytes: 1 }];
     expect(await failureOf(daemon.send({ files }))).toMatchObject({ kind: "permanent" });
-    const nowhere = openDaemon({ smtpUrl: "smtps://u:p@127.0.0.1:1" });
-    expect(await failureOf(nowhere.send())).toMatchObject({ kind: "retry" });
+    const nowhere = openDaemon({ smtpUrl: "smtps://u:p@127.0.0.1:1" }).send();
+    expect(await failureOf(nowhere)).toMatchObject({ kind: "retry" });
   });
 
   test.each([

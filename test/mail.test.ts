@@ -74,12 +74,9 @@ describe("who is believed", () => {
   });
 
   test("a signature by the domain above counts for a subdomain", async () => {
+    const proof = results(`${server}; dkim=pass header.d=x.org`);
     const reasonFor = async (from: string) =>
-      reasonToIgnore(
-        await mailOf(results(`${server}; dkim=pass header.d=x.org`), from),
-        own,
-        server,
-      );
+      reasonToIgnore(await mailOf(proof, from), own, server);
     expect(await reasonFor("From: a@eu.x.org")).toBe("it is not addressed to us");
     expect(await reasonFor("From: a@ax.org")).toBe("its sender is not authenticated");
   });
@@ -175,11 +172,7 @@ describe("threads", () => {
   test("nearest first, without itself; the root is the oldest", async () => {
     const lines = ["In-Reply-To: <c@x>", "References: <a@x>\n <b@x> junk <c@x> <m1@x.org>"];
     const mail = await mailOf(...plain, ...lines);
-    expect([mail.id, mail.root, mail.ancestors]).toEqual([
-      "m1@x.org",
-      "a@x",
-      ["c@x", "b@x", "a@x"],
-    ]);
+    expect([mail.id, mail.root, ...mail.ancestors].join(" ")).toBe("m1@x.org a@x c@x b@x a@x");
     expect(await mailOf(...plain)).toMatchObject({ root: "m1@x.org", ancestors: [] });
     expect((await mailOf(...plain, "In-Reply-To: <c@x>")).root).toBe("c@x");
   });
@@ -187,7 +180,6 @@ describe("threads", () => {
   test("no Message-ID: a hash of all of it", async () => {
     const idOf = async (line: string) => (await mailOf(line)).id;
     const id = await idOf("From: a@x");
-    expect(id).toMatch(/^hash-[0-9a-f]{64}$/);
     expect([await idOf("From: a@x"), await idOf("From: b@x")]).toEqual([
       id,
       expect.not.stringMatching(id),
