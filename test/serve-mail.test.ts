@@ -97,6 +97,7 @@ test.skipIf(missing !== null)(
         env: { ...mail.env, ...model.env("openai"), ...env },
       });
     const from = "bob@home.test";
+    await mail.deliver(raw({ id: "word@x", subject: "Hello", text: "help" })); // an order by mail
     await mail.deliver(raw({ from, id: "a@x", text: "hi" }));
     await mail.deliver(raw({ from, id: "b@x", text: "hi again" }));
     expect((await once()).code).toBe(0);
@@ -109,6 +110,7 @@ test.skipIf(missing !== null)(
     expect(model.requests).toHaveLength(1);
     const answered = mail.received().filter((one) => one.includes("c@x"));
     expect(answered).toHaveLength(1);
+    expect(mail.received().filter((one) => one.includes("In-Reply-To: <word@x>"))).toHaveLength(1);
   },
   60_000,
 );

@@ -28,6 +28,8 @@ export type Incoming = {
    * not naming it.
    */
   reach: "direct" | "mention" | "overheard";
+  /** The title of the thread that it begins. */
+  subject?: string;
   /** What the person wrote, without a mention of claw, quotes or a signature. */
   text: string;
   /** What stood around it: quoted mails, earlier messages of the thread. Data, never a command. */

@@ -267,11 +267,8 @@ async function toIncoming(
   const thread = ours ?? `${from.address} ${root}`;
   const isAdmitted = host.admits({ from, reach: "direct", thread });
   const stored = await storeFiles(isAdmitted ? mail.attachments : [], host);
-  const subject = !ours && mail.subject !== "" ? `Subject: ${mail.subject}\n\n` : "";
-  const isFirst = ancestors.length === 0;
-  const text = `${isFirst ? subject : ""}${mail.text}`.trim();
-  const around = `${isFirst ? "" : subject}${mail.quoted}`.trim();
-  const context = around.slice(0, maxTextChars).toWellFormed();
+  const text = mail.text.trim();
+  const context = mail.quoted.trim().slice(0, maxTextChars).toWellFormed();
   if (text.length > maxTextChars)
     problems.push(`The text was cut: it has ${text.length} characters, ${maxTextChars} were read.`);
   return {
@@ -282,6 +279,7 @@ async function toIncoming(
     from,
     reach: "direct",
     reply: replyOf(mail, from.address, own, config.serve.email.replyToAll),
+    ...(!ours && mail.subject !== "" && { subject: mail.subject }),
     text: text.slice(0, maxTextChars).toWellFormed(),
     ...(context !== "" && { context }),
     files: stored.files,

@@ -99,7 +99,7 @@ function toRow(
   message: Incoming,
   kind: "command" | "context",
 ): NewMessage {
-  const { from, text, files, problems, context, reply } = message;
+  const { from, text, files, problems, subject, context, reply } = message;
   const conversation = keyOf(channel, message);
   return {
     channel: channel.name,
@@ -112,6 +112,7 @@ function toRow(
       name: from.name,
       files,
       problems,
+      ...(subject !== undefined && { subject }),
       ...(context !== undefined && { context }),
       ...(reply !== undefined && { reply }),
       ...(message.reach !== "direct" && { shared: true }),

@@ -32,6 +32,7 @@ function describe({ kind, sender, body, at }: Message, files: StoredFile[], many
   const lines: string[] = [];
   const from = `from="${escape(body.name || sender)} (${escape(sender)})" at="${new Date(at).toISOString()}"`;
   if (body.context) lines.push(`<context>\n${escape(body.context)}\n</context>`);
+  if (body.subject) lines.push(`Subject: ${escape(body.subject)}\n`);
   if (kind === "context") lines.push(`<overheard ${from}>\n${escape(body.text)}\n</overheard>`);
   else if (kind === "schedule") lines.push(scheduled(body));
   else if (body.shared) lines.push(`<message ${from}>\n${escape(body.text)}\n</message>`);

@@ -24,6 +24,7 @@ export type MessageBody = {
   text: string;
   /** The sender, as people call them. */
   name: string;
+  subject?: string;
   context?: string;
   files: StoredFile[];
   problems: string[];
