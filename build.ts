@@ -97,8 +97,12 @@ const packageOf = (path: string) => /^(.*node_modules\/(?:@[^/]+\/)?[^/]+)\//.ex
 function modulesOf(folder: string, used: string[]): string[] {
   const endings = [...new Set(used.map((path) => extname(path).slice(1)))];
   const pattern = `**/{package.json,LICENSE*,*.{${endings.join(",")},}}`;
+  const unused = used.some((path) => path.startsWith(`${folder}/src/`))
+    ? "node_modules"
+    : "src|node_modules";
+  const left = new RegExp(`(^|/)(${unused})/|\\.d\\.[cm]?ts$`);
   return [...new Bun.Glob(pattern).scanSync({ cwd: join(root, folder), dot: true })]
-    .filter((path) => !/(^|\/)(src|node_modules)\/|\.d\.[cm]?ts$/.test(path))
+    .filter((path) => !left.test(path))
     .map((path) => join(folder, path));
 }
 

@@ -152,7 +152,8 @@ describe.skipIf(missing !== null)("email", () => {
     expect(second).toMatchObject({
       from: { address: "owner@x.org", name: "The Owner" },
       thread: `owner@x.org ${ids[1]}`,
-      ...{ subject: `Mail ${count - 1}`, text: "the words" },
+      subject: `Mail ${count - 1}`,
+      text: "the words",
       reply: { to: "owner@x.org", cc: [], inReplyTo: ids[1] },
       files: [{ name: "böse.txt", bytes: 7 }],
     });
