@@ -411,3 +411,19 @@ test("a conversation that fills the model's window goes on from a summary", asyn
   expect(last).not.toContain("keep this in mind");
   expect(last.length).toBeLessThan(400_000);
 }, 30_000);
+
+test("a conversation that is stuck stops nobody else, and never runs twice at a time", async () => {
+  using place = newPlace();
+  using slack = startSlack();
+  using model = startScripted((request) =>
+    lastSaid(request).includes("hang") ? { hangAfter: 0 } : { text: "quick" },
+  );
+  await using _ = await startServe(place, { slack, model });
+  await slack.say({ channel: dm, user: owner, text: "hang" });
+  await until(() => model.requests.length === 1);
+  await slack.say({ channel: dm, user: owner, text: "more" });
+  for (let n = 0; n < 5; n++) await slack.say({ channel: `DOTHER${n}`, user: owner, text: "hi" });
+  await until(() => answers(slack).length === 5);
+  expect(answers(slack, dm)).toEqual([]);
+  expect(model.requests).toHaveLength(6);
+});

@@ -90,7 +90,7 @@ export function openSocket(options: SocketOptions): SlackSocket {
   const stop = async (): Promise<void> => {
     ending.abort();
     first.reject(new Error("Slack was stopped before it had connected."));
-    const rest = Promise.race([running, sleep(clock.closeMs)]);
+    const rest = Promise.race([running, sleep(clock.closeMs, null, { ref: false })]);
     await Promise.all([rest, ...[...ready].map((one) => one.retire())]);
   };
   first.promise.catch(stop); // who could not start it does not stop it
@@ -181,9 +181,9 @@ async function connect(address: string, options: SocketOptions, signal: AbortSig
   await hello.promise.finally(() => signal.removeEventListener("abort", abandon));
 
   const retire = async (): Promise<void> => {
-    await Promise.race([Promise.all(handling), sleep(clock.closeMs)]);
+    await Promise.race([Promise.all(handling), sleep(clock.closeMs, null, { ref: false })]);
     socket.close(1000);
-    await Promise.race([closed.promise, sleep(clock.closeMs)]); // Slack leaves TCP open
+    await Promise.race([closed.promise, sleep(clock.closeMs, null, { ref: false })]); // Slack leaves TCP open
     drop("It was left.");
   };
   return { ended: ended.promise, closed: closed.promise, retire };
