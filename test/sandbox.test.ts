@@ -254,7 +254,7 @@ describe.skipIf(process.platform !== "linux" || !Bun.which("bwrap"))("hands in a
       await until(() => processes().length === 0);
       const { content } = await run("BashOutput", { bash_id: "bash_1" });
       expect(content).toContain("Background commands have ended");
-      expect(log).toEqual(["sandbox_started", "sandbox_ended", "sandbox_started"]);
+      expect(log).toEqual(["sandbox started", "sandbox ended", "sandbox started"]);
     });
 
     it("of the host, even by SIGKILL, ends all", async () => {

@@ -139,16 +139,14 @@ async function send(
   try {
     const sentIsOpen = within(copyMs, ready.promise).catch(() => {});
     const rejected = await submit(smtp, letter, sentIsOpen, signal);
-    if (rejected.length > 0) log("email.refused", { id: letter.id, to: rejected.join(", ") });
+    if (rejected.length > 0) log("refused", { id: letter.id, to: rejected.join(", ") });
     outcome.resolve(true);
   } finally {
     outcome.resolve(false); // Without effect once it went out.
   }
   await within(copyMs, copied)
     .catch(() => within(copyMs, withImap(imap, keep)))
-    .catch((error: unknown) =>
-      log("email.not_copied", { id: letter.id, reason: messageOf(error) }),
-    );
+    .catch((error: unknown) => log("not copied", { id: letter.id, reason: messageOf(error) }));
   return letter.id;
 }
 

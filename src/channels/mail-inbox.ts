@@ -78,7 +78,7 @@ export function openInbox(
         const waitMs = Math.min(firstMs * 2 ** failures, mostMs) * (0.75 + Math.random() / 2);
         failures += 1;
         state.error = `Mail does not come in: ${messageOf(error)}`;
-        host.log("email.disconnected", { reason: state.error, waitMs: Math.round(waitMs) });
+        host.log("disconnected", { reason: state.error, waitMs: Math.round(waitMs) });
         await clock.sleep(waitMs, leaving);
       }
     }
@@ -99,7 +99,7 @@ export function openInbox(
       });
       for (const event of ["exists", "close"]) imap.on(event, () => alarm.abort());
       state.since = clock.now();
-      host.log("email.connected");
+      host.log("connected");
       hasConnected = true;
       onStart();
       while (!leaving.aborted) {
@@ -136,7 +136,7 @@ export function openInbox(
     const uidValidity = String(imap.mailbox.uidValidity);
     const { data: cursor } = cursorShape.safeParse(await host.readNote());
     if (cursor?.uidValidity === uidValidity) return cursor;
-    if (cursor) host.log("email.renumbered", { was: cursor.uidValidity, is: uidValidity });
+    if (cursor) host.log("mailbox renumbered", { was: cursor.uidValidity, is: uidValidity });
     const oldUntil = imap.mailbox.uidNext;
     const first = { uidValidity, lastUid: 0, oldUntil, unseenOnly: cursor === undefined };
     await host.writeNote(first);
@@ -208,7 +208,7 @@ function openIntake({ own, authservId }: Account, host: Host): Take {
   };
   const read = (raw: Uint8Array = new Uint8Array(), uid: number) =>
     readMail(raw).catch((error: unknown) => {
-      host.log("email.unreadable", { uid, reason: messageOf(error) });
+      host.log("unreadable", { uid, reason: messageOf(error) });
       return null;
     });
 
@@ -220,7 +220,7 @@ function openIntake({ own, authservId }: Account, host: Host): Take {
     const { from } = head;
     const at = new Date(internalDate).getTime() || now;
     const reason = reasonAgainst(head);
-    if (reason !== null) host.log("email.ignored", { uid, from: from?.address ?? null, reason });
+    if (reason !== null) host.log("ignored", { uid, from: from?.address ?? null, reason });
     if (reason !== null || !from || isFlood(from.address, at, false)) return false;
 
     const isLarge = size > maxMailBytes;
@@ -247,7 +247,7 @@ function openCap(host: Host): (address: string, at: number, count: boolean) => b
     const recent = (arrivals.get(address) ?? []).filter((one) => at - one < 3_600_000);
     arrivals.set(address, count ? [...recent, at] : recent);
     if (recent.length < maxPerHour) return told.delete(address) && false;
-    if (!told.has(address)) host.log("email.flood", { from: address, maxPerHour });
+    if (!told.has(address)) host.log("too many mails", { from: address, maxPerHour });
     told.add(address);
     return true;
   };

@@ -70,7 +70,7 @@ export function openSocket(options: SocketOptions): SlackSocket {
     });
     state.since ??= clock.now();
     state.error = null;
-    log("slack.connected");
+    log("connected");
     first.resolve();
     return connection.ended;
   };
@@ -83,7 +83,7 @@ export function openSocket(options: SocketOptions): SlackSocket {
       if (refusal) first.reject(refusal);
       if (!isRefresh) state.error = reason;
       const waitMs = refusal ? clock.refusedMs : backoff(failures, clock);
-      log("slack.disconnected", { reason, waitMs });
+      log("disconnected", { reason, waitMs });
       await sleep(waitMs, undefined, { signal: ending.signal }).catch(() => "woken by the end");
     }
   };
@@ -169,7 +169,7 @@ async function connect(address: string, options: SocketOptions, signal: AbortSig
   socket.addEventListener("message", ({ data }) => {
     alive();
     const job = read(data)
-      .catch((error: unknown) => log("slack.not_taken", { reason: messageOf(error) }))
+      .catch((error: unknown) => log("not taken", { reason: messageOf(error) }))
       .finally(() => handling.delete(job));
     handling.add(job);
   });

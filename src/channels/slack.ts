@@ -114,7 +114,7 @@ function openIntake(options: EventOptions): Intake {
     try {
       return readEnvelope(type, payload, bot);
     } catch (error) {
-      host.log("slack.unreadable", { type, reason: messageOf(error) });
+      host.log("unreadable", { type, reason: messageOf(error) });
       return null; // to have it again would not help
     }
   };

@@ -73,9 +73,9 @@ function keepWorker(options: SandboxHandsOptions, roots: string[]) {
     const worker = new Worker(await startBubblewrap(options), (why) => {
       [current, past] = [null, worker.ended];
       if (worker.isReady) note = RESTARTED;
-      log("sandbox_ended", { folder, why });
+      log("sandbox ended", { folder, why });
     });
-    log("sandbox_started", { folder });
+    log("sandbox started", { folder });
     worker.send({ type: "open", roots });
     return worker;
   };

@@ -63,7 +63,7 @@ export function openScheduler(options: SchedulerOptions): Scheduler {
     try {
       due = schedules.due(now());
     } catch (error) {
-      log("schedules_unread", { error: messageOf(error) });
+      log("schedules unread", { error: messageOf(error) });
     }
     for (const slot of due) if (!held.has(slot.id)) start(slot);
     arm();
@@ -73,7 +73,7 @@ export function openScheduler(options: SchedulerOptions): Scheduler {
     held.set(slot.id, Infinity);
     const work = pass(slot, options, now())
       .catch((error: unknown) => {
-        log("schedule_put_off", { schedule: slot.id, error: messageOf(error) });
+        log("schedule put off", { schedule: slot.id, error: messageOf(error) });
         return retryMs;
       })
       .then((waitMs) => {
@@ -132,7 +132,7 @@ async function pass(slot: Due, options: SchedulerOptions, now: number): Promise<
   const why = `${missed}${count < 100 ? "" : " or more"} missed, the first at ${since}.`;
   const passing = { nextAt: isFired ? latest : nextAt, now };
   if (await options.schedules.miss({ ...slot, slotAt: first }, why, passing))
-    options.log("schedule_missed", { schedule: slot.id, slots: missed });
+    options.log("schedule missed", { schedule: slot.id, slots: missed });
   return 0; // and what is to be fired is due again
 }
 
@@ -146,7 +146,7 @@ async function fire(slot: Due, nextAt: number | null, options: SchedulerOptions)
     return giveUp(slot, error, nextAt, options);
   }
   if (await schedules.fire(slot, to, { nextAt, now: now() })) {
-    log("schedule_fired", { schedule: id, conversation: to.id, lateMs: now() - slotAt });
+    log("schedule fired", { schedule: id, conversation: to.id, lateMs: now() - slotAt });
     wake(to.id);
   }
   return 0;
@@ -163,10 +163,10 @@ async function giveUp(
   const why = messageOf(error);
   const isForNow = error instanceof SendError && error.kind === "retry";
   if (isForNow && now() - slotAt < config.serve.schedules.graceMs) {
-    log("schedule_put_off", { schedule: id, error: why });
+    log("schedule put off", { schedule: id, error: why });
     return error.afterMs ?? retryMs;
   }
-  log("schedule_failed", { schedule: id, error: why });
+  log("schedule failed", { schedule: id, error: why });
   const settled = await schedules.fail(slot, why, { nextAt, now: now() });
   if (settled && (settled.paused || schedule.kind === "once")) tell?.(schedule, why);
   return 0;
