@@ -401,7 +401,7 @@ test("a conversation that fills the model's window goes on from a summary", asyn
     request.body.includes("write a summary") ? { text: "SUMMARY" } : { text: "ok" },
   );
   await using _ = await startServe(place, { slack, model });
-  for (const text of ["keep this in mind", ..."123456789".split("")]) {
+  for (const text of ["keep this in mind", ..."abcdefghijkl".split("")]) {
     const before = answers(slack).length;
     await slack.say({ channel: dm, user: owner, text: `${text} ${long.slice(0, 39_000)}` });
     await until(() => answers(slack).length > before);

@@ -179,10 +179,15 @@ function rulesOf({ tools }: Settings, hands: Hands, { isolation }: Daemon): Rule
   return { allow, ask, deny: [...deny, ...hidden] };
 }
 
-/** The store as the session sees it: what it appends is void once the lease is lost. */
+/**
+ * The store as the session sees it: what it appends is void once the lease is lost. The lease says
+ * whose the session is, so that nothing else has to.
+ */
 function leasedStore({ daemon, lease }: Work, end: Turn["end"]): Store {
   return {
     ...daemon.store,
+    claimSession: async () => {},
+    releaseSession: async () => {},
     append: (sessionId, lastSeq, events) =>
       daemon.queue.append(lease, { sessionId, lastSeq, events }, daemon.now(), end.ending),
   };

@@ -366,4 +366,8 @@ function changeConversation(db: Database, id: string, change: Change): void {
 }
 
 /** The machine's own day: "2026-11-21". */
-export const dayOf = (now: number): string => new Date(now).toLocaleDateString("sv-SE");
+export function dayOf(now: number): string {
+  const date = new Date(now);
+  const two = (part: number) => String(part).padStart(2, "0");
+  return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
+}
