@@ -221,7 +221,7 @@ describe.skipIf(missing !== null)("email", () => {
     await using again = await startDaemon({}, before.kept.note);
     expect(before.ids()).toEqual([expect.stringMatching(/^hash-/), `m${count}@x.org`]);
     expect(again.ids().slice(-2)).toEqual(before.ids());
-    expect(again.logged.map(({ event }) => event)).toContain("email.renumbered");
+    expect(again.logged.map(({ event }) => event)).toContain("mailbox renumbered");
   });
 
   test("at the very first start only young mail counts that nobody has read", async () => {
@@ -260,7 +260,7 @@ describe.skipIf(missing !== null)("email", () => {
     await using daemon = await startDaemon();
     config.serve.email.maxPerHour = maxPerHour;
     expect(daemon.received.map((one) => one.address[0])).toEqual(["l", "l", "o"]);
-    expect(daemon.logged.filter(({ event }) => event === "email.flood")).toHaveLength(1);
+    expect(daemon.logged.filter(({ event }) => event === "too many mails")).toHaveLength(1);
   });
 
   test("a thread belongs to its sender: an answer finds it, a stranger does not", async () => {

@@ -427,3 +427,19 @@ test("a conversation that is stuck stops nobody else, and never runs twice at a 
   expect(answers(slack, dm)).toEqual([]);
   expect(model.requests).toHaveLength(6);
 });
+
+test("stop ends the waiting for a provider that is down; nothing comes later", async () => {
+  using place = newPlace();
+  using slack = startSlack();
+  let isDown = true;
+  using model = startScripted(() => (isDown ? { status: 503, body: {} } : { text: "late" }));
+  await using _ = await startServe(place, { slack, model });
+  await slack.say({ channel: dm, user: owner, text: "hello" });
+  await until(() => answers(slack).length === 1, 20_000);
+  await slack.say({ channel: dm, user: owner, text: "stop" });
+  await until(() => answers(slack).includes("Stopped."));
+  isDown = false;
+  const asked = model.requests.length;
+  await Bun.sleep(6_000);
+  expect([answers(slack).length, model.requests.length]).toEqual([2, asked]);
+}, 45_000);

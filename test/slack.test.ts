@@ -171,7 +171,8 @@ test("a thread's follow-up is overheard, and a first mention brings what was sai
   await say(slack, "at noon", { ...here, user: "U2" });
   await say(slack, `<@${slack.botUser}> now`, here);
   const [first, second, third, fourth, fifth] = messages(daemon);
-  expect(first).toMatchObject({ reach: "overheard", thread: "C1" });
+  expect(first).toMatchObject({ reach: "overheard", text: "lunch?" });
+  expect(first?.thread).toBe(first?.externalId.replace("/", ":")); // no thread that claw is part of
   expect(second).toMatchObject({ reach: "overheard", thread: `C1:${root}` });
   expect(third).toMatchObject({ reach: "mention", text: "book it" });
   expect(third?.context).toBe(`ann: lunch?\nbob: yes, ${"x".repeat(490)}`);
@@ -203,7 +204,7 @@ test("edits and deletions of people are told, once and only if the text changed"
     { type: "edit", externalId: "C1/5.5", text: "new @bob" },
     { type: "delete", externalId: "C1/5.5" },
   ]);
-  expect(daemon.logged.filter((line) => line.startsWith("slack.unreadable")).length).toBe(1);
+  expect(daemon.logged.filter((line) => line.startsWith("unreadable")).length).toBe(1);
 });
 
 test("bots, claw itself and channels that are not listed are not heard", async () => {

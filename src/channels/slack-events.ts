@@ -92,9 +92,9 @@ function readTalk(event: z.infer<typeof talk>, bot: Bot): Read | null {
   return { channel, inbound: draft(event, channel, reach), words: event };
 }
 
-/** A mention at the root of a channel begins a thread there; in a direct message nothing does. */
+/** A message at the root of a channel begins a thread there; in a direct message nothing does. */
 function draft(said: Words, channel: string, reach: Incoming["reach"]): Incoming {
-  const root = said.thread_ts ?? (reach === "mention" ? said.ts : null);
+  const root = said.thread_ts ?? (reach === "direct" ? null : said.ts);
   const thread = root === null ? channel : `${channel}:${root}`;
   const from = { address: authorOf(said), name: said.username ?? "" };
   const empty = { files: [], problems: [] };

@@ -41,6 +41,8 @@ async function workOnce(work: Work): Promise<void> {
   const waiting = daemon.queue.waiting(conversation.id);
   const orders = waiting.filter(isOrder);
   if (orders.length > 0 && !conversation.openTurn) return obey(work, orders);
+  if (orders.length > 0)
+    return runTurn({ ...work, signal: AbortSignal.abort("word" satisfies Cause) }, []);
   const batch = conversation.openTurn ? [] : nextBatch(waiting);
   if (!conversation.openTurn && batch.length === 0)
     return daemon.queue.release(lease, { readyAt: null, error: null, outgoing: [] }, daemon.now());

@@ -20,7 +20,7 @@ import { assemble, type Parts } from "./assembly.ts";
 import { openChannels } from "./channels.ts";
 import { openLog } from "./log.ts";
 import { type Env, readSecrets, secretsIn } from "./secrets.ts";
-import { missingFor } from "./missing.ts";
+import { missingFor, needs } from "./missing.ts";
 
 const known: Flags = {
   command: "serve",
@@ -47,6 +47,7 @@ export async function runServe(argv: string[]): Promise<number> {
   if (env === null) return 130;
   const owners = readOwners(env["CLAW_OWNER"]);
   const channels = await openChannels(env);
+  if (channels.length === 0) throw new UsageError(missingFor(env).join(" "));
   const isolation = await readIsolation(args);
   const model = await resolve(valueOf(args, "--model") ?? null, env);
   const opened = openDatabase(clawHome);
@@ -74,7 +75,7 @@ export async function runServe(argv: string[]): Promise<number> {
  */
 async function readEnv(clawHome: string): Promise<Env | null> {
   const env = readSecrets(clawHome, process.env);
-  const names = ["SLACK_BOT_TOKEN", "SLACK_APP_TOKEN", "EMAIL_IMAP_URL", "EMAIL_SMTP_URL"];
+  const names = Object.values(needs).flatMap((variables) => Object.keys(variables));
   if (names.some((name) => env[name]?.trim())) return env;
   if (process.stdin.isTTY && process.stdout.isTTY) {
     const { runSetup } = await import("./setup.ts");
