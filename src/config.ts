@@ -122,7 +122,10 @@ export const config = {
     /** A turn that takes longer shows what it is doing, and again at most this often. */
     progressMs: 4_000,
 
-    /** Who may command claw where, and with what. Later entries win; "*" at the end matches all. */
+    /**
+     * Who may command claw where, and with what. Later entries win; "*" at the end matches all. What
+     * "unsafe" allows is held by the sandbox; without one it means "edit", and every command asks.
+     */
     conversations: {
       "*": { who: "people", mode: "unsafe", tokensPerDay: null, usdPerDay: null },
     } as Record<string, ConversationConfig>,

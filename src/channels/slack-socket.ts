@@ -115,7 +115,7 @@ const backoff = (failures: number, { retryMs, retryMaxMs }: SocketClock): number
 
 // ── One connection ──────────────────────────────────────────────────────────────────────────────
 
-const text = z.string().optional();
+const text = z.string().nullish();
 const frames = z.object({
   type: z.string(),
   reason: text,
@@ -147,14 +147,15 @@ async function connect(address: string, options: SocketOptions, signal: AbortSig
     socket.terminate();
   };
   const read = async (data: unknown): Promise<void> => {
-    const { type, reason = "", envelope_id, payload } = frames.parse(JSON.parse(String(data)));
+    const { type, reason: why, envelope_id, payload } = frames.parse(JSON.parse(String(data)));
+    const reason = why ?? "";
     const end = endings[reason];
     if (type === "disconnect") return end ? drop(end) : ended.resolve({ isRefresh: true, reason });
     if (type === "hello") {
       isReady = true;
       hello.resolve();
     }
-    if (envelope_id === undefined || signal.aborted) return;
+    if (!envelope_id || signal.aborted) return;
     await options.take(type, payload);
     if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ envelope_id }));
   };

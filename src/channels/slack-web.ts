@@ -29,8 +29,8 @@ export type Bot = { userId: string; botId: string | null };
 const id = z.string();
 
 const identity = z.object({
-  team: id,
-  user: id,
+  team: id.default("Slack"),
+  user: id.default("the bot"),
   user_id: id,
   bot_id: id.optional(),
   response_metadata: z.object({ scopes: z.array(id).optional() }).optional(),
