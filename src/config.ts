@@ -112,9 +112,10 @@ export const config = {
     graceMs: 10_000,
     /** How long the provider is tried within one attempt; the queue tries again after that. */
     retryForMs: 5_000,
-    /** Tries of a turn that the model refuses, and starts of one that no model ever answered. */
+    /** Tries of a turn that fails for another reason than a provider that is down. */
     maxFailures: 3,
-    maxClaims: 5,
+    /** Deaths of the daemon in one turn before any answer of the model. */
+    maxDeaths: 12,
     /** What an unanswered question waits for before it counts as no. */
     questionMs: 600_000,
     /** A conversation is summarized when a request filled this part of the model's window. */

@@ -252,3 +252,33 @@ test("a message that waits can be changed or taken back; one that is taken canno
   expect(await queue.edit("slack", "D1/2", null)).toBe(true);
   expect(queue.waiting("slack:D1")).toEqual([]);
 });
+
+test("what runs for every message looks things up, and scans no table", async () => {
+  using place = newPlace();
+  const { opened, queue } = open(place.clawHome);
+  const outbox = outboxIn(opened);
+  const seen = new Set<string>();
+  const query = opened.db.query.bind(opened.db);
+  opened.db.query = (sql: string) => (seen.add(sql), query(sql));
+  await queue.store(message("D1", "D1/1"), 0, 10);
+  const { lease, log } = await begin(opened, queue, "a", 20);
+  queue.spent("slack:D1", 20);
+  queue.findThread("slack", ["D1/1", "x"]);
+  queue.nextReadyAt();
+  const events: Event[] = [{ type: "turn_end", reason: "done" }];
+  await queue.append(lease, { ...log, events }, 30, ending([outgoing("o", "D1")]));
+  const [row] = outbox.due("slack", 40, 8);
+  outbox.nextAt("slack", 40);
+  await outbox.begin(row?.id ?? 0);
+  outbox.ambiguous("slack");
+  await outbox.succeed(row?.id ?? 0, "D1/2", 50);
+  const scans = [...seen].flatMap((sql) =>
+    query<{ detail: string }, []>(`EXPLAIN QUERY PLAN ${sql}`)
+      .all()
+      .map(({ detail }) => detail)
+      .filter((detail) => /^SCAN (?!.*(USING (COVERING )?INDEX|json_each|CONSTANT))/.test(detail))
+      .map((detail) => `${detail}: ${sql.slice(0, 80)}`),
+  );
+  expect(scans).toEqual([]);
+  expect(seen.size).toBeGreaterThan(15);
+});

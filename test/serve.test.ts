@@ -1,4 +1,5 @@
 /** `claw serve` as people meet it: the built daemon, a Slack on a real socket, a scripted model. */
+import { Database } from "bun:sqlite";
 import { expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -442,4 +443,24 @@ test("stop ends the waiting for a provider that is down; nothing comes later", a
   const asked = model.requests.length;
   await Bun.sleep(6_000);
   expect([answers(slack).length, model.requests.length]).toEqual([2, asked]);
+}, 45_000);
+
+test("a fault of claw's own is told with its cause, and does not go round for ever", async () => {
+  using place = newPlace();
+  using slack = startSlack();
+  using model = startScripted(() => ({ text: "fine" }));
+  await using served = await startServe(place, { slack, model });
+  await slack.say({ channel: dm, user: owner, text: "hello" });
+  await until(() => answers(slack).length === 1);
+  const db = new Database(join(place.clawHome, "claw.db"));
+  db.run("UPDATE conversations SET model = 'replay:gone'");
+  await slack.say({ channel: dm, user: owner, text: "again" });
+  await until(() => answers(slack).length === 2, 20_000);
+  expect(answers(slack)[1]).toContain("replay:gone");
+  await slack.say({ channel: dm, user: owner, text: "model openai/scripted" });
+  await until(() => answers(slack).length === 3);
+  await slack.say({ channel: dm, user: owner, text: "now?" });
+  await until(() => answers(slack).includes("fine"));
+  db.close();
+  expect(served.err()).toContain("turn failed");
 }, 45_000);

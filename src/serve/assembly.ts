@@ -76,7 +76,7 @@ export async function assemble(parts: Parts): Promise<Assembly> {
     isolation,
     log,
     now,
-    model: parts.open,
+    model: (name) => modelOf(name),
     hands: (conversation, folder) => handsOf(conversation, folder),
     wakeTurns: () => turns.wake(),
     wakeSenders: () => senders.forEach((sender) => sender.wake()),
@@ -107,6 +107,15 @@ export async function assemble(parts: Parts): Promise<Assembly> {
     now,
     log,
   });
+
+  const models = new Map<string | null, Promise<Model>>();
+  /** Opened once; a name that fails may be right later (a key, a server that was started). */
+  function modelOf(name: string | null): Promise<Model> {
+    const opened = models.get(name) ?? parts.open(name);
+    models.set(name, opened);
+    opened.catch(() => models.delete(name));
+    return opened;
+  }
 
   /** The hands of a conversation stay; what the brain adds belongs to its present state. */
   function handsOf(conversation: Conversation, folder: string): Hands {
@@ -179,9 +188,10 @@ export async function assemble(parts: Parts): Promise<Assembly> {
     },
     async drain() {
       await Promise.all(channels.map((channel) => channel.caughtUp()));
-      for (let next = queue.nextReadyAt(); ; next = queue.nextReadyAt()) {
+      for (;;) {
         await turns.idle();
         await Promise.all(senders.map((sender) => sender.idle()));
+        const next = queue.nextReadyAt();
         if (next === null || next > now() + 1_000) return;
         await Bun.sleep(Math.max(next - now(), 1));
       }

@@ -12,7 +12,7 @@ import { type Input, runSteps, type TurnResult } from "../agent/loop.ts";
 import { openSession, type Session } from "../agent/session.ts";
 import { config } from "../config.ts";
 import { messageOf } from "../errors.ts";
-import type { Ending, Message, Outcome } from "../store/queue.ts";
+import type { Conversation, Ending, Message, Outcome } from "../store/queue.ts";
 import type { Store } from "../store/sessions.ts";
 import type { Hands, Mode, Output, Rules } from "../types.ts";
 import type { Settings } from "./access.ts";
@@ -46,7 +46,7 @@ async function workOnce(work: Work): Promise<void> {
   const batch = conversation.openTurn ? [] : nextBatch(waiting);
   if (!conversation.openTurn && batch.length === 0)
     return daemon.queue.release(lease, { readyAt: null, error: null, outgoing: [] }, daemon.now());
-  if (conversation.claims > config.serve.maxClaims) return giveUp(work, null, tellCrashes(work));
+  if (isHopeless(conversation)) return giveUp(work, null, tellFaults(conversation));
   const refusal = conversation.openTurn ? null : overBudget(work);
   if (refusal !== null) return giveUp(work, batch, refusal);
   await runTurn(work, batch);
@@ -72,8 +72,11 @@ function giveUp(work: Work, batch: Message[] | null, sentence: string): Promise<
   return daemon.queue.conclude(lease, ids, ending, daemon.now());
 }
 
-const tellCrashes = ({ conversation }: Work): string =>
-  `I was ended ${conversation.claims - 1} times while I worked on this, before any answer came, so I let it go${conversation.lastError ? ` (${conversation.lastError})` : ""}. Write again if it still matters.`;
+const isHopeless = ({ claims, faults }: Conversation): boolean =>
+  claims > config.serve.maxDeaths || faults >= config.serve.maxFailures;
+
+const tellFaults = ({ claims, faults, lastError }: Conversation): string =>
+  `This failed ${Math.max(claims - 1, faults)} times before any answer came, so I let it go${lastError ? `: ${lastError}` : ""}. Write again if it still matters.`;
 
 /** Why nothing more may be spent today in this conversation; null: it may. */
 function overBudget({ daemon, conversation }: Work): string | null {

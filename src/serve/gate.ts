@@ -8,6 +8,7 @@ import type { Work } from "./daemon.ts";
 import { readHeartbeat } from "./heartbeat.ts";
 import { letter } from "./letters.ts";
 import { readGate } from "./schedule-tool.ts";
+import type { Cause } from "./turns.ts";
 
 /** False: there was nothing to do, and the slot has ended. What was found is added to the message. */
 export async function runGate(work: Work, batch: Message[], hands: Hands): Promise<boolean> {
@@ -20,7 +21,12 @@ export async function runGate(work: Work, batch: Message[], hands: Hands): Promi
   if (!script) return true;
   const input = { command: script };
   const call = { type: "tool_call", id: crypto.randomUUID(), name: "Bash", input } as const;
-  const { content, isError } = await hands.run(call, work.signal);
+  const output = await hands.run(call, work.signal).catch((error: unknown) => {
+    if (work.signal.reason === ("word" satisfies Cause)) return null;
+    throw error;
+  });
+  if (output === null) return conclude(work, message, { ...nothingToDo, detail: "Stopped." });
+  const { content, isError } = output;
   const gate = isError ? { error: content } : readGate(content);
   if ("error" in gate) {
     const detail = `The script of the schedule "${name}" failed. ${gate.error.slice(0, 500)}`;

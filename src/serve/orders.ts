@@ -56,7 +56,8 @@ export async function forkBeforeTurn(daemon: Daemon, session: SessionInfo): Prom
   const events = await daemon.store.readEvents(session.id);
   const last = events.findLast(({ event }) => event.type === "input" && event.origin === "person");
   const before = events.some(
-    ({ seq, event }) => event.type === "turn_end" && seq < (last?.seq ?? 0),
+    ({ seq, event }) =>
+      (event.type === "turn_end" || event.type === "compaction") && seq < (last?.seq ?? 0),
   );
   if (!last || !before) return null;
   const info = { ...session, id: crypto.randomUUID(), forkedFrom: session.id };

@@ -39,7 +39,7 @@ export type Turns = {
 const LEASE_MS = 60_000;
 const MAX_WAIT_MS = 60_000;
 /** How long a conversation rests after a fault of ours. */
-const FAULT_MS = 5_000;
+const FAULT_MS = 3_000;
 
 type Job = { since: number; control: AbortController; ended: Promise<void> };
 
@@ -111,7 +111,7 @@ export function openTurns(options: TurnsOptions): Turns {
   async function giveBack({ lease }: Claim, error: string): Promise<void> {
     for (;;) {
       try {
-        const release = { readyAt: now() + FAULT_MS, error, outgoing: [] };
+        const release = { readyAt: now() + FAULT_MS, error, outgoing: [], isFault: true };
         return await queue.release(lease, release, now());
       } catch (failure) {
         if (stopped || failure instanceof FencedError) return;

@@ -57,6 +57,7 @@ const migrations: readonly string[] = [
      lease_until INTEGER,
      attempt INTEGER NOT NULL DEFAULT 0,
      failures INTEGER NOT NULL DEFAULT 0,
+     faults INTEGER NOT NULL DEFAULT 0,
      claims INTEGER NOT NULL DEFAULT 0,
      told INTEGER NOT NULL DEFAULT 0,
      last_error TEXT,
@@ -78,7 +79,8 @@ const migrations: readonly string[] = [
      ended_at INTEGER,
      UNIQUE (channel, external_id)
    );
-   CREATE INDEX messages_open ON messages (conversation_id, id) WHERE state IN ('waiting', 'taken');
+   CREATE INDEX messages_of ON messages (conversation_id, state, id);
+   CREATE INDEX words_waiting ON messages (id) WHERE kind = 'word' AND state = 'waiting';
    CREATE TABLE outbox (
      id INTEGER PRIMARY KEY,
      client_id TEXT NOT NULL UNIQUE,
@@ -94,7 +96,7 @@ const migrations: readonly string[] = [
      created_at INTEGER NOT NULL,
      ended_at INTEGER
    );
-   CREATE INDEX outbox_open ON outbox (channel, id) WHERE state IN ('pending', 'sending');
+   CREATE INDEX outbox_of ON outbox (channel, state, id);
    CREATE INDEX outbox_remote ON outbox (channel, remote_id) WHERE remote_id IS NOT NULL;
    CREATE TABLE people (
      channel TEXT NOT NULL,

@@ -165,10 +165,10 @@ export const messagesOf = (
 ): Message[] =>
   db
     .query<MessageRow, [string, string]>(
-      `SELECT * FROM messages WHERE conversation_id = ? AND state IN ('waiting', 'taken')
-         AND instr(?, state) > 0 ORDER BY id`,
+      `SELECT * FROM messages
+       WHERE conversation_id = ? AND state IN (SELECT value FROM json_each(?)) ORDER BY id`,
     )
-    .all(id, states.join(" "))
+    .all(id, JSON.stringify(states))
     .map(toMessage);
 
 /** Words that wait, in all conversations. */

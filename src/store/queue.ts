@@ -32,8 +32,9 @@ export type Conversation = ConversationKey & {
   progressId: string | null;
   /** A turn was begun and has not ended: it goes on from the session's log. */
   openTurn: boolean;
-  /** Failures of this turn so far, and claims since a model last answered in it. */
+  /** Failures of this turn so far, those of claw's own, and claims since a model last answered. */
   failures: number;
+  faults: number;
   claims: number;
   /** The person was told that this turn is in trouble. */
   told: boolean;
@@ -130,6 +131,8 @@ export type Release = {
   readyAt: number | null;
   /** Why, where it counts as a failure of the turn. */
   error: string | null;
+  /** The failure is claw's own. */
+  isFault?: boolean;
   outgoing: readonly NewOutgoing[];
 };
 
@@ -217,6 +220,7 @@ type ConversationRow = {
   open_turn: number;
   attempt: number;
   failures: number;
+  faults: number;
   claims: number;
   told: number;
   last_error: string | null;
@@ -234,6 +238,7 @@ const toConversation = (row: ConversationRow): Conversation => ({
   progressId: row.progress_id,
   openTurn: row.open_turn === 1,
   failures: row.failures,
+  faults: row.faults,
   claims: row.claims,
   told: row.told === 1,
   lastError: row.last_error,
@@ -257,11 +262,11 @@ function claim(db: Database, owner: string, now: number, leaseMs: number): Claim
       `UPDATE conversations
        SET owner = $owner, lease_until = $now + $lease, attempt = attempt + 1, claims = claims + 1,
          ready_at = NULL, session_id = coalesce(session_id, $session)
-       WHERE id = (
-         SELECT id FROM conversations
-         WHERE (owner IS NULL AND ready_at <= $now)
-            OR (owner <> $owner AND (lease_until <= $now OR lease_until > $now + 2 * $lease))
-         ORDER BY ready_at LIMIT 1)
+       WHERE id = coalesce(
+         (SELECT id FROM conversations WHERE owner IS NOT NULL AND owner <> $owner
+            AND (lease_until <= $now OR lease_until > $now + 2 * $lease) LIMIT 1),
+         (SELECT id FROM conversations WHERE owner IS NULL AND ready_at <= $now
+          ORDER BY ready_at LIMIT 1))
        RETURNING *`,
     )
     .get({ owner, now, lease: leaseMs, session: crypto.randomUUID() });
@@ -283,12 +288,18 @@ function releaseLease(db: Database, lease: Lease, release: Release, now: number)
   const { readyAt, error, outgoing } = release;
   db.query(
     `UPDATE conversations
-     SET owner = NULL, lease_until = NULL, claims = claims - 1,
+     SET owner = NULL, lease_until = NULL, claims = claims - 1, faults = faults + $fault,
        ready_at = coalesce(min($readyAt, ready_at), $readyAt, ready_at),
        failures = failures + ($error IS NOT NULL), last_error = coalesce($error, last_error),
        told = max(told, $tells)
      WHERE id = $id`,
-  ).run({ readyAt, error, tells: Number(outgoing.length > 0), id: lease.conversationId });
+  ).run({
+    readyAt,
+    error,
+    fault: Number(release.isFault ?? false),
+    tells: Number(outgoing.length > 0),
+    id: lease.conversationId,
+  });
   for (const row of outgoing) insertOutgoing(db, row, now);
 }
 
@@ -341,7 +352,7 @@ function endTurn(db: Database, lease: Lease, { now, ending, settle }: Projection
   for (const row of outgoing) insertOutgoing(db, row, now);
   db.query(
     `UPDATE conversations
-     SET owner = NULL, lease_until = NULL, open_turn = 0, failures = 0, claims = 0, told = 0,
+     SET owner = NULL, lease_until = NULL, open_turn = 0, failures = 0, faults = 0, claims = 0, told = 0,
        last_error = $error, session_id = CASE isolated WHEN 1 THEN NULL ELSE session_id END,
        ready_at = CASE WHEN EXISTS (SELECT 1 FROM messages WHERE conversation_id = $id
          AND state = 'waiting' AND kind <> 'context') THEN $now ELSE NULL END
