@@ -40,6 +40,8 @@ const LEASE_MS = 60_000;
 const MAX_WAIT_MS = 60_000;
 /** How long a conversation rests after a fault of ours. */
 const FAULT_MS = 3_000;
+/** How long nothing has to run until memory is given back. */
+const REST_MS = 5_000;
 
 type Job = { since: number; control: AbortController; ended: Promise<void> };
 
@@ -93,8 +95,17 @@ export function openTurns(options: TurnsOptions): Turns {
     const ended = run(claim, control.signal).finally(() => {
       jobs.delete(id);
       wake();
+      if (jobs.size === 0) rest();
     });
     jobs.set(id, { since: now(), control, ended });
+  }
+
+  let resting: ReturnType<typeof setTimeout> | undefined;
+  /** Nothing has run for a while: what the turns left behind goes back to the system. */
+  function rest(): void {
+    clearTimeout(resting);
+    resting = setTimeout(() => jobs.size === 0 && Bun.gc(true), REST_MS);
+    resting.unref();
   }
 
   async function run(claim: Claim, signal: AbortSignal): Promise<void> {
@@ -132,6 +143,7 @@ export function openTurns(options: TurnsOptions): Turns {
     async stop(graceMs) {
       stopped = true;
       clearTimeout(timer);
+      clearTimeout(resting);
       const all = () => Promise.all([...jobs.values()].map(({ ended }) => ended));
       await Promise.race([all(), Bun.sleep(graceMs)]);
       for (const { control } of jobs.values()) control.abort("shutdown" satisfies Cause);
