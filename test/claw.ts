@@ -50,9 +50,11 @@ export function startClaw(
     cwd?: string;
     stdin?: "pipe" | "ignore";
     wrap?: string[];
+    binary?: string;
   } = {},
 ) {
-  return Bun.spawn([...(options.wrap ?? []), binary, ...args], {
+  const command = [...(options.wrap ?? []), options.binary ?? binary];
+  return Bun.spawn([...command, ...args], {
     cwd: options.cwd ?? place.cwd,
     env: { ...place.env, ...options.env },
     stdin: options.stdin ?? "ignore",

@@ -464,3 +464,18 @@ test("a fault of claw's own is told with its cause, and does not go round for ev
   db.close();
   expect(served.err()).toContain("turn failed");
 }, 45_000);
+
+test("a second SIGTERM ends the daemon at once, whatever runs", async () => {
+  using place = newPlace();
+  using slack = startSlack();
+  using model = startScripted(() => ({ hangAfter: 0 }));
+  await using served = await startServe(place, { slack, model });
+  await slack.say({ channel: dm, user: owner, text: "hang" });
+  await until(() => model.requests.length === 1);
+  served.kill("SIGTERM");
+  await Bun.sleep(200);
+  const at = Date.now();
+  served.kill("SIGTERM");
+  expect(await served.exited).toBe(1);
+  expect(Date.now() - at).toBeLessThan(1000);
+});

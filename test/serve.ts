@@ -22,15 +22,18 @@ export type ServeOptions = {
   args?: string[];
   /** What the binary is run by. */
   wrap?: string[];
+  /** Another binary than the built one. */
+  binary?: string;
   /** Do not wait for the line that says it serves. */
   isEager?: boolean;
 };
 
 /** Resolves once it serves. */
 export async function startServe(place: Place, options: ServeOptions): Promise<Served> {
-  const { slack, model, env, args = ["--isolation", "bwrap"], wrap, isEager } = options;
+  const { slack, model, env, args = ["--isolation", "bwrap"], wrap, binary, isEager } = options;
   const child = startClaw(place, ["serve", "--model", "openai/scripted", ...args], {
     wrap,
+    binary,
     env: { ...slack?.env, ...model.env("openai"), CLAW_OWNER: `slack:${owner}`, ...env },
   });
   const printed = { out: "", err: "" };

@@ -178,9 +178,8 @@ function modeOf({ daemon, conversation }: Work, settings: Settings): Mode {
 function rulesOf({ tools }: Settings, hands: Hands, { isolation }: Daemon): Rules {
   const { allow, deny } = config.permissions.rules;
   const ask = [...config.permissions.rules.ask, ...(isolation === "none" ? ["Bash"] : [])];
-  const hidden = hands.tools
-    .map(({ name }) => name)
-    .filter((name) => !(tools ?? [name]).includes(name));
+  const names = [...hands.tools.map(({ name }) => name), "Skill"];
+  const hidden = names.filter((name) => !(tools ?? names).includes(name));
   return { allow, ask, deny: [...deny, ...hidden] };
 }
 
