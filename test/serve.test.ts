@@ -453,6 +453,7 @@ test("a fault of claw's own is told with its cause, and does not go round for ev
   await slack.say({ channel: dm, user: owner, text: "hello" });
   await until(() => answers(slack).length === 1);
   const db = new Database(join(place.clawHome, "claw.db"));
+  db.run("PRAGMA busy_timeout = 5000");
   db.run("UPDATE conversations SET model = 'replay:gone'");
   await slack.say({ channel: dm, user: owner, text: "again" });
   await until(() => answers(slack).length === 2, 20_000);
