@@ -36,6 +36,8 @@ export function letter(number: number, parts: LetterParts = {}): string {
   ].join("\n");
 }
 
+if (missing !== null) console.error(`Tests with a mail server are skipped: ${missing}.`);
+
 export type StoredMail = { uid: number; flags: string[]; raw: string };
 export type MailServer = Awaited<ReturnType<typeof startMail>>;
 

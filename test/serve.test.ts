@@ -480,3 +480,19 @@ test("a second SIGTERM ends the daemon at once, whatever runs", async () => {
   expect(await served.exited).toBe(1);
   expect(Date.now() - at).toBeLessThan(1000);
 });
+
+test("what cannot be delivered is told to the owner, once, and is not tried again", async () => {
+  using place = newPlace();
+  using slack = startSlack();
+  using model = startScripted(() => ({ text: "the answer" }));
+  await using _ = await startServe(place, { slack, model });
+  slack.fail("chat.postMessage", { body: { ok: false, error: "is_archived" } }, 1);
+  await slack.say({ channel: "C1", user: owner, text: `<@${slack.botUser}> hello` });
+  await until(() => answers(slack).length > 0);
+  await Bun.sleep(500);
+  expect(slack.posts).toHaveLength(1);
+  expect(slack.posts[0]!.channel).toStartWith("D");
+  expect(slack.posts[0]!.text).toContain("could not be delivered");
+  expect(slack.posts[0]!.text).not.toContain("the answer");
+  expect(slack.calls.filter(({ method }) => method === "chat.postMessage")).toHaveLength(2);
+});
