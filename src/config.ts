@@ -3,7 +3,7 @@
  * and what it may do. Typed data and no logic; flags and environment variables override it, nothing
  * in the folder claw is started in does.
  */
-import type { ConversationConfig, Mode, Price, Rules } from "./types.ts";
+import type { ConversationConfig, Mode, MountConfig, Price, Route, Rules } from "./types.ts";
 
 export const config = {
   /** The first line of `claw chat`. */
@@ -98,6 +98,78 @@ export const config = {
   permissions: {
     mode: "ask" as Mode,
     rules: { allow: [], ask: [], deny: [] } as Rules,
+  },
+
+  /** Sandboxes of `claw serve` and `claw chat --sandbox`: bubblewrap's and containers. */
+  sandbox: {
+    /** The container image; CLAW_IMAGE overrides it. null: the one of container/Containerfile. */
+    image: null as string | null,
+    /** Of docker: its default, or "runsc", "kata" and others that it knows; --runtime overrides it. */
+    runtime: null as string | null,
+    memoryBytes: 1_000_000_000,
+    cpus: 2,
+    pids: 256,
+    /** /tmp, which is memory. */
+    tmpBytes: 256_000_000,
+    /** What a conversation's folder may hold; its sandbox is ended above it. */
+    diskBytes: 5_000_000_000,
+    /** A sandbox is ended when this passes without a call. */
+    idleMs: 600_000,
+    /** Folders that a conversation may be given by name, besides its own. */
+    mounts: {} as Record<string, MountConfig>,
+    /** Files that are covered by an empty one wherever they are mounted; without "/" in any folder. */
+    hides: [
+      ".env*",
+      "*.pem",
+      "*.key",
+      "*.p12",
+      "id_rsa*",
+      "id_ed25519*",
+      ".netrc",
+      ".npmrc",
+      ".pypirc",
+    ],
+  },
+
+  /** What leaves a sandbox: nothing, but for the routes that a conversation is given by name. */
+  egress: {
+    routes: {
+      github: {
+        hosts: ["github.com"],
+        methods: ["GET", "POST"],
+        paths: ["/*/*/info/refs", "/*/*/git-upload-pack"],
+        secret: { name: "GITHUB_TOKEN", header: "authorization", as: { basic: "x-access-token" } },
+      },
+      githubApi: {
+        hosts: ["api.github.com"],
+        methods: ["GET"],
+        paths: ["/repos/**"],
+        secret: { name: "GITHUB_TOKEN", header: "authorization", as: "bearer" },
+        placeholders: ["GITHUB_TOKEN", "GH_TOKEN"],
+      },
+      anthropic: {
+        hosts: ["api.anthropic.com"],
+        methods: ["POST"],
+        paths: ["/v1/messages"],
+        query: false,
+        secret: { name: "ANTHROPIC_API_KEY", header: "x-api-key", as: "plain" },
+        placeholders: ["ANTHROPIC_API_KEY"],
+      },
+      openai: {
+        hosts: ["api.openai.com"],
+        methods: ["POST"],
+        paths: ["/v1/chat/completions"],
+        query: false,
+        secret: { name: "OPENAI_API_KEY", header: "authorization", as: "bearer" },
+        placeholders: ["OPENAI_API_KEY"],
+      },
+    } as Record<string, Route>,
+    /** Of one conversation, in a day (the machine's midnight to midnight). */
+    requestsPerDay: 10_000,
+    bytesPerDay: 2_000_000_000,
+    maxRequestBytes: 100_000_000,
+    /** Of one conversation at the same time. */
+    maxConnections: 64,
   },
 
   /** `claw serve`. */

@@ -308,7 +308,49 @@ export type ConversationConfig = {
   /** The tools it has; null or absent: all. */
   tools?: string[] | null;
   model?: string;
+  /** Names of config.sandbox.mounts that its sandbox has, besides its own folder. */
+  mounts?: string[];
+  /** Names of config.egress.routes that its sandbox may take. */
+  egress?: string[];
   /** Budgets of a day (the machine's midnight to midnight); null: none. */
   tokensPerDay?: number | null;
   usdPerDay?: number | null;
+};
+
+// ── Sandboxes ───────────────────────────────────────────────────────────────────────────────────
+
+/** A folder or file of this machine that a sandbox sees. */
+export type MountConfig = {
+  /** Absolute, or from home with "~/". Links are followed once, before anything is checked. */
+  from: string;
+  /** Where it is inside; absolute. Default: where it is outside. */
+  to?: string;
+  /** Default: false. */
+  write?: boolean;
+};
+
+/** A mount that passed the guard: both paths absolute, `from` real. */
+export type Mount = { from: string; to: string; write: boolean };
+
+/** One way out of a sandbox: requests that match all of it are made by the host. */
+export type Route = {
+  /** Exact names, in lower case. They are reached at port 443, with TLS. */
+  hosts: string[];
+  methods: string[];
+  /** Of paths: "*" is anything but "/", "**" anything. "/v1/messages", "/acme/*.git/info/refs". */
+  paths: string[];
+  /** Whether a request may have a query. Default: true. */
+  query?: boolean;
+  /** What the host puts in, and takes out of answers. */
+  secret?: {
+    /** The variable that holds it, in the environment or in secrets.env. */
+    name: string;
+    header: string;
+    /** "Bearer SECRET", the base64 of "USER:SECRET" after "Basic ", or the secret alone. */
+    as: "bearer" | "plain" | { basic: string };
+  };
+  /** Variables that programs inside look for; they hold a placeholder. */
+  placeholders?: string[];
+  /** Where such requests go instead, e.g. "http://127.0.0.1:8080"; may be a private address. */
+  origin?: string;
 };
