@@ -67,6 +67,8 @@ export function settingsOf(conversationId: string): Settings {
     who: "owner",
     mode: "ask",
     tools: null,
+    mounts: [],
+    egress: [],
     model: null,
     tokensPerDay: null,
     usdPerDay: null,
