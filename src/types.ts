@@ -145,6 +145,13 @@ export type Workbench = {
   env: Record<string, string>;
 };
 
+/** Takes what a command prints, as it comes. */
+export type Print = (bytes: Uint8Array) => void;
+
+/** What is known of a call whose host died. `printed` is how its output began. */
+export type Fate =
+  { ran: "yes"; output: ToolOutput } | { ran: "no" } | { ran: "unknown"; printed: string };
+
 /** A command that runs on while the session does (tools/shell.ts). */
 export interface BackgroundShell {
   readonly id: string;
@@ -165,7 +172,12 @@ export type Tool<Input = unknown> = {
   description: string;
   schema: z.ZodType<Input>;
   readOnly: boolean;
-  run(input: Input, workbench: Workbench, signal: AbortSignal): Promise<ToolOutput>;
+  run(
+    input: Input,
+    workbench: Workbench,
+    signal: AbortSignal,
+    onPrint?: Print,
+  ): Promise<ToolOutput>;
   /** The unified diff that `run` would make, or null; changes nothing. */
   preview?(input: Input, workbench: Workbench): Promise<string | null>;
 };
@@ -183,7 +195,9 @@ export interface Hands {
   isReadOnly(name: string): boolean;
   /** false: `run` would do nothing but say what is wrong with the call's name or arguments. */
   isRunnable(call: ToolCall): boolean;
-  run(call: ToolCall, signal: AbortSignal): Promise<ToolOutput>;
+  run(call: ToolCall, signal: AbortSignal, onPrint?: Print): Promise<ToolOutput>;
+  /** What became of a call that another process of this host's had begun, and did not live to end. */
+  recover?(call: ToolCall, signal: AbortSignal): Promise<Fate>;
   /** What a call would change, as a unified diff; null where there is nothing to show. */
   preview(call: ToolCall): Promise<string | null>;
   /** Ends background shells and whatever else still runs. */

@@ -4,7 +4,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Socket } from "bun";
-import type { Host, Incoming, Outgoing } from "../src/channels/channel.ts";
+import { type Host, type Incoming, type Outgoing, SendError } from "../src/channels/channel.ts";
 import { type EmailOptions, openEmail, testEmail } from "../src/channels/email.ts";
 import { config } from "../src/config.ts";
 import { UsageError } from "../src/errors.ts";
@@ -92,6 +92,46 @@ const withId = async (box: string, id: string) =>
   (await mail.mailbox(box)).filter(({ raw }) => raw.includes(`<${id}>`));
 const isSeen = async (id: string) => (await withId("INBOX", id))[0]?.flags.includes("\\Seen");
 const arrived = (id: string) => mail.received().find((raw) => raw.includes(`<${id}>`)) ?? "";
+
+/** What stands in Sent for a message: "draft" is a copy that may never have gone out. */
+const copiesOf = async ({ clientId }: Outgoing) =>
+  (await withId("Sent", `${clientId}@claw.test`)).map(({ flags }) =>
+    flags.includes("\\Draft") ? "draft" : "sent",
+  );
+
+async function largeFile() {
+  const [path, bytes] = [join(folder, "large.bin"), 12_000_000];
+  await Bun.write(path, new Uint8Array(bytes));
+  return { path, name: "large.bin", mediaType: "application/x-none", bytes };
+}
+
+/** A mail server that answers as it is told, to DATA, in the body, and to a mail; null: it is gone. */
+function startSmtp(told: {
+  [At in "DATA" | "body" | "end"]?: (raw: string) => Promise<string | null>;
+}) {
+  let raw: string | null = null;
+  const say = (socket: Socket, word: string | null) =>
+    word === null ? socket.terminate() : socket.write(`${word}\r\n`);
+  async function take(socket: Socket, bytes: Buffer): Promise<unknown> {
+    if (raw !== null) {
+      raw += bytes.toString("latin1");
+      if (raw.length === bytes.length && told.body) return say(socket, await told.body(raw));
+      if (!raw.endsWith("\r\n.\r\n")) return null;
+      const whole = raw.slice(0, -3);
+      raw = null;
+      return say(socket, (await told.end?.(whole)) ?? null);
+    }
+    const isData = bytes.toString().startsWith("DATA");
+    if (!isData) return say(socket, "250 x");
+    raw = "";
+    return say(socket, told.DATA ? await told.DATA("") : "354 x");
+  }
+  const data = (socket: Socket, bytes: Buffer) => void take(socket, bytes);
+  const open = (socket: Socket) => void say(socket, "220 x");
+  const server = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { open, data } });
+  const url = `smtp://127.0.0.1:${server.port}`;
+  return { url, [Symbol.dispose]: () => server.stop(true) };
+}
 
 describe.skipIf(missing !== null)("email", () => {
   beforeAll(async () => void (mail = await startMail()));
@@ -315,22 +355,87 @@ describe.skipIf(missing !== null)("email", () => {
     expect(await failureOf(nowhere)).toMatchObject({ kind: "retry" });
   });
 
-  test.each([
-    ["DATA", "retry"],
-    ["the mail", "ambiguous"],
-  ] as const)("a connection lost after %s", async (last, kind) => {
-    const words = new Map(["EHLO", "MAIL", "RCPT"].map((word) => [word, "250 x"]));
-    if (last === "the mail") words.set("DATA", "354 x");
-    const open = (socket: Socket) => void socket.write("220 x\r\n");
-    const data = (socket: Socket, bytes: Buffer) => {
-      const answer = words.get(bytes.toString().slice(0, 4));
-      if (answer === undefined) socket.terminate();
-      else socket.write(`${answer}\r\n`);
+  test("a connection lost before the end of a mail: surely not taken, no trace of it", async () => {
+    for (const at of ["DATA", "body"] as const) {
+      using smtp = startSmtp({ [at]: async () => null });
+      await using daemon = openDaemon({ smtpUrl: smtp.url });
+      const answer = outgoing();
+      const files = [await largeFile()]; // more than the sockets hold
+      expect(await failureOf(daemon.send({ ...answer, files }))).toMatchObject({ kind: "retry" });
+      expect(await copiesOf(answer)).toEqual([]);
+    }
+  });
+
+  test("the end of a mail waits for its copy in Sent, marked as a draft", async () => {
+    const answer = outgoing();
+    const copies: unknown[] = [];
+    const look = async () => void copies.push(await copiesOf(answer));
+    using smtp = startSmtp({
+      DATA: async () => look().then(() => "354 x"),
+      end: async () => look().then(() => "250 x"),
+    });
+    await using daemon = openDaemon({ smtpUrl: smtp.url });
+    await daemon.send(answer);
+    expect([...copies, await copiesOf(answer)]).toEqual([[], ["draft"], ["sent"]]);
+  });
+
+  test("refused when it was whole: the mark in Sent goes", async () => {
+    const answer = outgoing();
+    const states: unknown[] = [];
+    const end = async () => {
+      states.push(await copiesOf(answer));
+      return "451 Come again";
     };
-    const server = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { open, data } });
-    const daemon = openDaemon({ smtpUrl: `smtp://127.0.0.1:${server.port}` });
-    expect(await failureOf(daemon.send())).toMatchObject({ name: "SendError", kind });
-    server.stop(true);
+    using smtp = startSmtp({ end });
+    await using daemon = openDaemon({ smtpUrl: smtp.url });
+    expect(await failureOf(daemon.send(answer))).toMatchObject({ kind: "retry" });
+    expect([...states, await copiesOf(answer)]).toEqual([["draft"], []]);
+  });
+
+  test("no answer to a whole mail: this process sends it again, another one never does", async () => {
+    using smtp = startSmtp({ end: async () => null });
+    await using daemon = openDaemon({ smtpUrl: smtp.url });
+    const answer = outgoing({ text: "Lost words", address: "ada@x.org" });
+    expect(await failureOf(daemon.send(answer))).toMatchObject({ kind: "ambiguous" });
+    expect(await copiesOf(answer)).toEqual(["draft"]);
+    await using later = openDaemon();
+    const error = await failureOf(later.channel.find(answer, noSignal()));
+    expect(error).toMatchObject({ name: "SendError", kind: "permanent" });
+    for (const part of ['"Lost words" to ada@x.org', "may or may not", "in Sent", "draft"])
+      expect(String(error)).toContain(part);
+    await mail.stopImap();
+    expect(await failureOf(daemon.channel.find(answer, noSignal()))).toMatchObject({
+      kind: "retry",
+    });
+    await mail.startImap();
+    expect(await daemon.channel.find(answer, noSignal())).toBeNull();
+    expect(await copiesOf(answer)).toEqual([]);
+    await later.send(answer);
+    expect([await copiesOf(answer), await later.channel.find(answer, noSignal())]).toEqual([
+      ["sent"],
+      `${answer.clientId}@claw.test`,
+    ]);
+  });
+
+  test.each(["250 x", null])("a provider that keeps a copy itself, answer %p", async (word) => {
+    const answer = outgoing();
+    const end = async (raw: string) => mail.deliver(raw, new Date(), ".Sent").then(() => word);
+    using smtp = startSmtp({ end });
+    await using daemon = openDaemon({ smtpUrl: smtp.url });
+    const sent = await failureOf(daemon.send(answer));
+    const found = await daemon.channel.find(answer, noSignal());
+    expect(await copiesOf(answer)).toEqual(["sent"]);
+    expect([sent, found]).toEqual([word ? found : expect.any(SendError), expect.any(String)]);
+  });
+
+  test("without a mailbox for its copy a mail goes out all the same, and the log says so", async () => {
+    await using daemon = await startDaemon();
+    await mail.stopImap();
+    const sent = await daemon.send();
+    await mail.startImap();
+    await until(() => arrived(sent) !== "");
+    const events = daemon.logged.filter(({ id }) => id === sent).map(({ event }) => event);
+    expect(events).toEqual(["not marked", "not copied"]);
   });
 
   test("config may want drafts, or nothing written", async () => {

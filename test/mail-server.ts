@@ -81,15 +81,15 @@ export async function startMail() {
       EMAIL_AUTHSERV_ID: authservId,
       NODE_EXTRA_CA_CERTS: caFile,
     },
-    /** Into INBOX, as the provider's own MTA would; bytes as they are, text with CRLF. */
-    async deliver(raw: string | Uint8Array, arrivedAt = new Date()): Promise<void> {
+    /** Into INBOX or `.Sent`, as the provider's own MTA would; bytes as they are, text with CRLF. */
+    async deliver(raw: string | Uint8Array, arrivedAt = new Date(), folder = ""): Promise<void> {
       delivered += 1;
       const file = `${Date.now()}.${delivered}_${process.pid}.test`;
       const bytes = typeof raw === "string" ? raw.replaceAll(/\r?\n/g, "\r\n") : raw;
       await Bun.write(`${base}/mail/tmp/${file}`, bytes);
       chmodSync(`${base}/mail/tmp/${file}`, 0o666);
       utimesSync(`${base}/mail/tmp/${file}`, arrivedAt, arrivedAt);
-      renameSync(`${base}/mail/tmp/${file}`, `${base}/mail/new/${file}`);
+      renameSync(`${base}/mail/tmp/${file}`, `${base}/mail/${folder}/new/${file}`);
     },
     /** What a folder holds, by another client's eyes. */
     async mailbox(folder: string): Promise<StoredMail[]> {

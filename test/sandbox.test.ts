@@ -4,8 +4,11 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:f
 import { symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { openLocalHands } from "../src/hands/hands.ts";
-import { openSandboxHands, type SandboxHandsOptions } from "../src/hands/sandbox.ts";
-import { parseReply, parseRequest, readLines } from "../src/hands/wire.ts";
+import { findBubblewrap } from "../src/hands/bubblewrap.ts";
+import { openSandboxHands } from "../src/hands/sandbox.ts";
+import { openWarm } from "../src/hands/warm.ts";
+import { parseOpening, parseOrder, parseReply } from "../src/hands/wire.ts";
+import { reap, type SandboxOptions, type Yard } from "../src/hands/yard.ts";
 import type { Hands, ToolOutput } from "../src/types.ts";
 import { binary, newPlace, until, type Place } from "./claw.ts";
 
@@ -14,7 +17,7 @@ const CANARY = "canary-5f1c2d";
 /** How a command looks for the canary without holding it. */
 const PATTERN = "canary-5f1c[2]d";
 const VARIABLES = "CLAW_CALL HOME LANG NO_COLOR PAGER PATH PWD SHLVL TERM TMPDIR _";
-const module = join(import.meta.dir, "../src/hands/sandbox.ts");
+const modules = join(import.meta.dir, "../src/hands");
 
 let place: Place;
 let folder: string;
@@ -36,8 +39,20 @@ afterEach(async () => {
   place[Symbol.dispose]();
 });
 
-const open = (options: Partial<SandboxHandsOptions> = {}): Hands =>
-  openSandboxHands({ folder, binary, ...options });
+const yard = (changes: Partial<Yard> = {}): Yard => ({
+  builder: findBubblewrap,
+  install: "claw-test",
+  boxes: join(place.clawHome, "boxes"),
+  home: place.home,
+  clawHome: place.clawHome,
+  warm: openWarm(4),
+  isGuest: false,
+  binary,
+  log: () => {},
+  ...changes,
+});
+const open = (options: Partial<SandboxOptions> = {}, changes: Partial<Yard> = {}): Hands =>
+  openSandboxHands(yard(changes), { folder, name: "main", ...options });
 
 function run(name: string, input: Record<string, unknown>, signal = never): Promise<ToolOutput> {
   return hands.run({ type: "tool_call", id: `call_${++calls}`, name, input }, signal);
@@ -121,10 +136,10 @@ describe.skipIf(missing !== null)("hands in a sandbox", () => {
       ["no terminal", "(: < /dev/tty) 2>/dev/null || echo none", "none"],
       ["no accounts", "cut -d: -f1 /etc/passwd /etc/group | sort -u", "claw"],
       ["no shadow", "ls /etc/shadow /etc/gshadow /etc/ssl/private 2>/dev/null | wc -l", "0"],
-      ["no home, no state", "ls -d /root /home /var/lib /sys /opt 2>/dev/null | wc -l", "0"],
+      ["no home, no state", "ls -d /root /home /var/lib /sys 2>/dev/null | wc -l", "0"],
       ["a name of its own", "hostname; ls /run | wc -l", "claw\n0"],
       ["no variable but these", "env | cut -d= -f1 | grep -v ^GIT | sort | xargs", VARIABLES],
-      ["limits", "for limit in c f d u; do ulimit -$limit; done | xargs", "0 1000000 4000000 512"],
+      ["limits", "for limit in c f d u; do ulimit -$limit; done | xargs", "0 1000000 4000000 256"],
       ["its own folder alone", "ls -A ../..; ls -A ..", "groups\nmain"],
     ])("%s", async (_, command, expected) => {
       expect(await text(command)).toBe(expected);
@@ -148,9 +163,10 @@ describe.skipIf(missing !== null)("hands in a sandbox", () => {
     });
 
     it("nothing outside can be written", async () => {
-      const paths = ["/x", "/etc/x", "/usr/x", "/usr/bin/x", "/run/x", "/dev/x", "/var/x", "/claw"];
+      const paths = ["/x", "/etc/x", "/usr/x", "/usr/bin/x", "/run/x", "/dev/x", "/var/x"];
+      const own = ["/opt/claw/bin/claw", "/box/x", "/box/in/x", "/box/net/x"];
       const kernel = ["/proc/sys/kernel/hostname", "/proc/sysrq-trigger", "/proc/self/comm"];
-      for (const path of [...paths, ...kernel]) {
+      for (const path of [...paths, ...own, ...kernel]) {
         expect([path, await text(`(: > ${path}) 2>/dev/null || echo no`)]).toEqual([path, "no"]);
         const { isError } = await run("Write", { file_path: path, content: "x" });
         expect([path, isError]).toEqual([path, true]);
@@ -160,7 +176,7 @@ describe.skipIf(missing !== null)("hands in a sandbox", () => {
       expect(readFileSync(join(place.clawHome, "claw.db"), "utf8")).toBe(CANARY);
       expect(readdirSync(join(folder, ".."))).toEqual(["main"]);
       expect(readdirSync(place.home).toSorted()).toEqual([".claw", "id_rsa"]);
-      expect(readdirSync(place.clawHome).toSorted()).toEqual(["claw.db", "groups"]);
+      expect(readdirSync(place.clawHome).toSorted()).toEqual(["boxes", "claw.db", "groups"]);
     });
 
     it("a secret of the host is nowhere", async () => {
@@ -191,26 +207,26 @@ describe.skipIf(missing !== null)("hands in a sandbox", () => {
 
     it("read-only folders and hidden files", async () => {
       const shared = join(place.home, "shared");
-      const fixed = join(folder, "fixed");
-      for (const path of [shared, fixed]) mkdirSync(path);
+      mkdirSync(shared);
       for (const path of [join(shared, "a"), join(shared, ".env"), join(folder, ".env")])
         writeFileSync(path, path.endsWith(".env") ? CANARY : "open");
-      hands = open({ readOnly: [shared, fixed], hides: (path) => path.endsWith("/.env") });
+      hands = open({ mounts: { shared: { from: shared } } });
       expect(await text(`cat ${shared}/a`)).toBe("open");
       for (const path of [join(shared, ".env"), join(folder, ".env")]) {
         const seen = await text(`cat ${path} 2>&1; mv ${path} ${folder}/y; cat ${folder}/y`);
         expect(seen).not.toContain(CANARY);
-        expect((await run("Read", { file_path: path })).isError).toBe(true);
+        expect((await text(`cp -f ${path} ${folder}/z; cat ${folder}/z`)).trim()).toBe(
+          "(no output)",
+        );
+        expect((await bash(`echo x > ${path}`)).isError).toBe(true);
       }
       expect((await bash(`: > ${shared}/b`)).isError).toBe(true);
-      expect((await bash(`: > ${fixed}/b`)).isError).toBe(true);
-      expect((await bash(`mv ${fixed} ${folder}/moved`)).isError).toBe(true);
     });
 
     it("a link in the folder's place is not followed", async () => {
       rmSync(folder, { recursive: true });
       symlinkSync(place.home, folder);
-      expect((await bash("ls")).content).toContain("is no real path");
+      expect((await bash("ls")).content).toMatch(/nothing ran. Tell the person: .*main/);
     });
   });
 
@@ -251,7 +267,7 @@ describe.skipIf(missing !== null)("hands in a sandbox", () => {
 
     it("when idle: background commands end with it", async () => {
       const log: string[] = [];
-      hands = open({ idleMs: 50, log: (event) => void log.push(event) });
+      hands = open({}, { idleMs: 50, log: (event) => void log.push(event) });
       await run("Bash", { command: "sleep 1000", run_in_background: true });
       await bash("sleep 0.2"); // longer than idleMs, but not idle
       await until(() => processes().length === 0);
@@ -260,30 +276,142 @@ describe.skipIf(missing !== null)("hands in a sandbox", () => {
       expect(log).toEqual(["sandbox started", "sandbox ended", "sandbox started"]);
     });
 
-    it("of the host, even by SIGKILL, ends all", async () => {
+    it("by a kill tells what was printed until then", async () => {
+      const { content } = await bash("echo the first half; sleep 0.3; kill -KILL $PPID; sleep 9");
+      expect(content).toContain("Until then it printed:\nthe first half");
+    });
+
+    it("of a worker that hangs is noticed", async () => {
+      const { content } = await bash("kill -STOP $PPID; sleep 1000");
+      expect(content).toContain("it did not answer for 15 s");
+      expect((await bash("echo again")).content).toStartWith("again");
+    }, 30_000);
+  });
+
+  describe("when the host dies", () => {
+    /** A host that calls Bash, until it is killed; `change` is a part of the yard. */
+    async function killedHost(command: string, change: string): Promise<void> {
       const script = `
-        import { openSandboxHands } from "${module}";
-        const hands = openSandboxHands({ folder: "${folder}", binary: "${binary}" });
-        const input = { command: "setsid sleep 1000 & touch begun; sleep 1000" };
+        import { findBubblewrap } from "${modules}/bubblewrap.ts";
+        import { openSandboxHands } from "${modules}/sandbox.ts";
+        import { openWarm } from "${modules}/warm.ts";
+        const yard = { ...${JSON.stringify(yard())}, builder: findBubblewrap, warm: openWarm(1), log() {}, ${change} };
+        const hands = openSandboxHands(yard, { folder: "${folder}", name: "main" });
+        const input = { command: ${JSON.stringify(command)} };
         await hands.run({ type: "tool_call", id: "1", name: "Bash", input }, new AbortController().signal);`;
       const host = Bun.spawn([process.execPath, "-e", script], { stderr: "inherit" });
       await until(() => existsSync(join(folder, "begun")));
       host.kill("SIGKILL");
       await host.exited;
+    }
+    const call = { type: "tool_call" as const, id: "1", name: "Bash", input: {} };
+    const begin = "echo one; touch begun; while [ ! -e go ]; do sleep 0.05; done; echo two";
+
+    it("a guest's sandbox ends with it", async () => {
+      await killedHost("setsid sleep 1000 & touch begun; sleep 1000", "isGuest: true");
       await until(() => processes().length === 0, 2000);
     });
+
+    it("a call goes on, and its result is found, once it is there", async () => {
+      await killedHost(begin, "");
+      const fate = hands.recover?.(call, never);
+      await Bun.sleep(200);
+      writeFileSync(join(folder, "go"), "");
+      expect(await fate).toEqual({ ran: "yes", output: { content: "one\ntwo" } });
+      expect(await text("ls")).toBe("begun\ngo"); // the same sandbox
+    });
+
+    it("a result that waits is found also after its sandbox has ended", async () => {
+      await killedHost(begin, "");
+      writeFileSync(join(folder, "go"), "");
+      const out = join(place.clawHome, "boxes/main/out");
+      await until(() => readdirSync(out).some((name) => /^[0-9a-f].*\.json$/.test(name)));
+      await kill();
+      expect(await hands.recover?.(call, never)).toMatchObject({ ran: "yes" });
+    });
+
+    it("what cannot be known is said, with what was printed", async () => {
+      await killedHost(begin, "");
+      await kill();
+      expect(await hands.recover?.(call, never)).toEqual({ ran: "unknown", printed: "one\n" });
+      expect(await text("echo next")).toStartWith("next");
+    });
+
+    it("what was never given did not run; what is of another boot nobody knows", async () => {
+      await killedHost(begin, "");
+      const other = { ...call, id: "2" };
+      expect(await hands.recover?.(other, never)).toEqual({ ran: "no" });
+      rmSync(join(place.clawHome, "boxes/main/record.json"));
+      expect(await hands.recover?.(other, never)).toEqual({ ran: "unknown", printed: "" });
+      await kill();
+    });
+
+    it("a call that goes on can be stopped", async () => {
+      await killedHost(begin, "");
+      const controller = new AbortController();
+      const fate = hands.recover?.(call, controller.signal);
+      await Bun.sleep(100);
+      controller.abort();
+      expect(await fate).toMatchObject({ ran: "unknown" });
+      expect(await text("pgrep -c sleep")).toContain("0");
+    });
+
+    it("what is left is reaped, but for what is owed", async () => {
+      await killedHost(begin, "");
+      const builder = await findBubblewrap();
+      await reap(yard(), builder, new Set(["main"]));
+      expect(processes().length).toBeGreaterThan(0);
+      await reap(yard(), builder, new Set(["other"]));
+      expect(processes()).toEqual([]);
+    });
+
+    /** As a crash of the machine's own would. */
+    async function kill(): Promise<void> {
+      for (const line of readdirSync("/proc").filter((name) => /^\d+$/.test(name)))
+        if (
+          /bwrap.*hands/.test(lookInto(`/proc/${line}/cmdline`)) &&
+          lookInto(`/proc/${line}/cmdline`).includes(folder)
+        )
+          process.kill(Number(line), "SIGKILL");
+      await until(() => processes().length === 0);
+    }
   });
 
   describe("a worker that is not to be trusted", () => {
-    const ready = `echo '{"type":"ready"}'`;
-    const reply = (id: number, rest: string) => `echo '{"type":"output","id":${id},${rest}}'`;
-    const other = `echo '{"type":"preview","id":1,"patch":null}'`;
+    const take = "sleep 0.1; for path in /box/in/*-*.json; do key=$(basename $path .json); done";
+    const ready = `touch /box/out/ready; while ! ls /box/in/*-*.json >/box/out/x 2>&1; do sleep 0.05; done; ${take}`;
+    const say = (text: string) => `printf '%s' '${text}' > /box/out/$key.json`;
+    const good = JSON.stringify({ type: "output", output: { content: "good" } });
     it.each([
-      ["says what is no JSON", [ready, "echo hello", "sleep 9"], /no JSON/],
-      ["says what is no reply", [ready, reply(1, '"text":""'), "sleep 9"], /no reply: output/],
-      ["says too much", [ready, "head -c 30000000 /dev/zero", "sleep 9"], /longer than 20000000/],
-      ["gives another answer", [ready, other, "sleep 9"], /"preview"/],
-      ["leaves", [ready, "read a", "exit 4"], /outcome is unknown.*exit code 4/],
+      ["gives what is no JSON", [ready, say("hello"), "sleep 9"], /its reply was no JSON/],
+      ["gives half of it", [ready, say(good.slice(0, 20)), "sleep 9"], /its reply was no JSON/],
+      [
+        "gives no reply",
+        [ready, say('{"type":"output","text":""}'), "sleep 9"],
+        /gave no reply: output/,
+      ],
+      [
+        "gives too much",
+        [
+          ready,
+          "head -c 30000000 /dev/zero > /box/out/x; mv /box/out/x /box/out/$key.json",
+          "sleep 9",
+        ],
+        /longer than 20000000/,
+      ],
+      [
+        "gives a link",
+        [ready, `ln -s ${join(import.meta.dir, "claw.ts")} /box/out/$key.json`, "sleep 9"],
+        /is no file/,
+      ],
+      ["gives a pipe", [ready, "mkfifo /box/out/$key.json", "sleep 9"], /is no file/],
+      ["gives a folder", [ready, "mkdir /box/out/$key.json", "sleep 9"], /is no file/],
+      [
+        "gives another answer",
+        [ready, say('{"type":"preview","patch":null}'), "sleep 9"],
+        /"preview"/,
+      ],
+      ["leaves", [ready, "exit 4"], /outcome is unknown.*exit code 4/s],
       ["never starts", ["printf 'no \\033[31mway\\nx' >&2"], /nothing ran.*: no  \[31mway$/],
     ])("%s", async (_, body, expected) => {
       const { content, isError } = await withWorker(body);
@@ -291,19 +419,18 @@ describe.skipIf(missing !== null)("hands in a sandbox", () => {
       expect(isError).toBe(true);
     });
 
-    it("answers what nobody asked: ignored", async () => {
-      const [wrong, right] = [
-        reply(7, '"output":{"content":"7"}'),
-        reply(1, '"output":{"content":"1"}'),
-      ];
-      const body = [ready, wrong, "read open", "read run", right, "read end"];
-      expect(await withWorker(body)).toEqual({ content: "1" });
+    it.each([
+      ["answers what nobody asked", ["cp /box/in/$key.json /box/out/0000.json"]],
+      ["floods its box", ["cd /box/out; seq 20000 | xargs touch; cd /"]],
+      ["writes orders to itself", ["cp /box/in/$key.json /box/in/x.json; true"]],
+    ])("%s: harms nobody", async (_, body) => {
+      expect(await withWorker([ready, ...body, say(good), "sleep 9"])).toEqual({ content: "good" });
     });
 
     function withWorker(body: string[]): Promise<ToolOutput> {
       const script = join(place.home, "worker");
       writeFileSync(script, `#!/bin/sh\n${body.join("\n")}\n`, { mode: 0o755 });
-      hands = open({ binary: script });
+      hands = open({}, { binary: script });
       return bash("true");
     }
   });
@@ -319,7 +446,7 @@ describe.skipIf(missing !== null)("hands in a sandbox", () => {
     mkdirSync(PATH);
     if (body) writeFileSync(join(PATH, "bwrap"), `#!/bin/sh\n${body}\n`, { mode: 0o755 });
     const script = `
-      import { findBubblewrap } from "${module}";
+      import { findBubblewrap } from "${modules}/bubblewrap.ts";
       await findBubblewrap().catch((error) => console.log(error.name, error.message));`;
     const child = Bun.spawn([process.execPath, "-e", script], { env: { PATH }, stderr: "inherit" });
     const said = await child.stdout.text();
@@ -329,23 +456,24 @@ describe.skipIf(missing !== null)("hands in a sandbox", () => {
 });
 
 describe("the wire", () => {
-  it("takes lines in any pieces, and not half a one", async () => {
-    async function* pieces() {
-      for (const piece of ["a\nb", "b\n", "\nc", "lost"]) yield Buffer.from(piece);
-    }
-    const { body } = new Response(pieces());
-    expect(await Array.fromAsync(body ? readLines(body) : [])).toEqual(["a", "bb", ""]);
-  });
-
-  const wrong = ["", "null", "[]", "{}", '{"type":"run","id":1}', '{"type":"abort","id":0.5}'];
-  it.each(wrong)("refuses %p", (line) => {
-    expect(() => parseRequest(line)).toThrow(/no (JSON|request)/);
-    expect(() => parseReply(line)).toThrow(/no (JSON|reply)/);
+  const wrong = [
+    "",
+    "null",
+    "[]",
+    "{}",
+    '{"type":"run","id":1}',
+    '{"type":"stop"}',
+    '{"roots":[]}',
+  ];
+  it.each(wrong)("refuses %p", (text) => {
+    expect(() => parseOpening(text)).toThrow(/no (JSON|opening)/);
+    expect(() => parseOrder(text)).toThrow(/no (JSON|order)/);
+    expect(() => parseReply(text)).toThrow(/no (JSON|reply)/);
   });
 
   it("keeps a reply to the size of a result", () => {
     const reply = (length: number) =>
-      JSON.stringify({ type: "output", id: 1, output: { content: "x".repeat(length) } });
+      JSON.stringify({ type: "output", output: { content: "x".repeat(length) } });
     expect(parseReply(reply(30_000)).type).toBe("output");
     expect(() => parseReply(reply(30_001))).toThrow("no reply: output.content");
   });

@@ -12,7 +12,8 @@ type Place = { channel: string; ts: string; threadTs: string | null };
 type Metadata = { event_type: string; event_payload: Json };
 type Content = { text: string; blocks: unknown[]; metadata: Metadata | null };
 /** `args` as the app sent them; a form's JSON fields are parsed, true and false are booleans. */
-export type SlackPost = Place & Content & { edits: number; deleted: boolean; args: Json };
+export type SlackPost = Place & Content & Fate & { args: Json; files?: Json[] };
+type Fate = { edits: number; deleted: boolean };
 export type SlackCall = { method: string; args: Json; at: number };
 type FileOptions = { loginPage?: boolean; size?: number }; // what Slack claims
 export type SlackFile = FileOptions & { name: string; mimetype: string; content: Uint8Array };
@@ -49,6 +50,8 @@ export class SlackServer implements Disposable {
   readonly files = new Map<string, { name: string; bytes: Uint8Array }>();
   readonly reactions: { channel: string; ts: string; name: string }[] = [];
   readonly acks: { envelopeId: string; at: number }[] = [];
+  /** Files that the app shares are seen so much later than it is told that they are. */
+  shareMs = 0;
   /** Sockets that are open, and connections ever opened. */
   sockets = 0;
   connections = 0;
@@ -317,13 +320,16 @@ const methods: Record<string, Method> = {
     return { file_id: id, upload_url: `${base}/upload/${id}` };
   },
   "files.completeUploadExternal": (slack, args) => {
-    const files = recordsOf(args.files);
-    for (const id of files.map((file) => textOf(file.id))) {
-      const { name, content: bytes } = fileOf(slack, id);
+    const files = recordsOf(args.files).map((file) => {
+      const [id, { name, content: bytes }] = [textOf(file.id), fileOf(slack, file.id)];
       slack.files.set(id, bytes.length > 0 ? { name, bytes } : refuse("file_not_found"));
-    }
+      return shownFile(id, name, textOf(file.title) || name, bytes.length);
+    });
     const { channel_id, initial_comment: text } = args;
-    return channel_id ? { ...addPost(slack, channel_id, { ...args, text }), files } : { files };
+    const post = () => addPost(slack, channelOf(slack, channel_id), { ...args, text }, files);
+    if (channel_id && slack.shareMs > 0) setTimeout(post, slack.shareMs);
+    else if (channel_id) post();
+    return { files };
   },
   upload: (slack, { id, bytes }) => {
     Object.assign(fileOf(slack, id), { content: bytes });
@@ -338,6 +344,19 @@ const methods: Record<string, Method> = {
 };
 const fileOf = (slack: SlackServer, id: unknown): SlackFile =>
   slack.shared.get(textOf(id)) ?? refuse("file_not_found");
+/** A file as a message of the history has it: https://docs.slack.dev/reference/objects/file-object */
+function shownFile(id: string, name: string, title: string, size: number): Json {
+  const created = Math.floor(Date.now() / 1000);
+  const kind = { mimetype: "", filetype: "", pretty_type: "", mode: "hosted", editable: false };
+  const access = {
+    is_external: false,
+    external_type: "",
+    is_public: false,
+    file_access: "visible",
+  };
+  const by = { user: botUser, user_team: team, display_as_bot: false, username: "" };
+  return { id, created, timestamp: created, name, title, size, ...kind, ...by, ...access };
+}
 const userId = /^[UW][A-Z0-9]+$/;
 function channelOf({ directs }: SlackServer, value: unknown): string {
   const id = textOf(value);
@@ -357,9 +376,9 @@ function contentOf(args: Json): Partial<Content> {
   return { text, blocks, metadata: { event_type: textOf(event.event_type), event_payload } };
 }
 
-function addPost(slack: SlackServer, to: unknown, args: Json): Json {
+function addPost(slack: SlackServer, to: unknown, args: Json, files?: Json[]): Json {
   const [channel, ts, threadTs] = [channelOf(slack, to), slack.newTs(), textOf(args.thread_ts)];
-  const place = { channel, ts, threadTs: threadTs || null, edits: 0, deleted: false, args };
+  const place = { channel, ts, threadTs: threadTs || null, edits: 0, deleted: false, args, files };
   const post = { text: "", blocks: [], metadata: null, ...contentOf(args), ...place };
   slack.posts.push(post);
   slack.echo(post, shapeOf(post, false));
@@ -387,11 +406,14 @@ function react(slack: SlackServer, args: Json, isOn: boolean): Json {
     : { was: slack.reactions.splice(at, 1) };
 }
 
-function shapeOf({ ts, text, blocks, args, ...post }: SlackPost, withMetadata: boolean): Json {
+function shapeOf({ ts, text, blocks, ...post }: SlackPost, withMetadata: boolean): Json {
   const edited = post.edits > 0 ? { user: botUser, ts } : undefined;
   const metadata = (withMetadata && post.metadata) || undefined;
-  const own = { type: "message", user: botUser, bot_id: botId, app_id: app, edited, metadata };
-  return { ...own, ts, thread_ts: post.threadTs ?? undefined, text, blocks, files: args.files };
+  const { files } = post;
+  // Slack names no bot on a message with files.
+  const by = files ? { upload: false, display_as_bot: false } : { bot_id: botId, app_id: app };
+  const own = { type: "message", user: botUser, ...by, edited, metadata };
+  return { ...own, ts, thread_ts: post.threadTs ?? undefined, text, blocks, files };
 }
 
 /** All of a thread, or what stands in the channel itself. */

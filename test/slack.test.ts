@@ -274,29 +274,63 @@ test("the token goes nowhere but to Slack, and a claimed size is not believed", 
   expect(seen).toEqual([]);
 });
 
-test("files are shared before their text, and once, whatever happens", async () => {
+async function fileNamed(daemon: Daemon, name: string, content: string) {
+  const path = join(await daemon.newFolder(), "copy");
+  await Bun.write(path, content);
+  return { path, name, mediaType: "text/plain", bytes: content.length };
+}
+const shown = ({ posts }: SlackServer) =>
+  posts.map(({ threadTs, text, files }) => {
+    const names = files?.map(({ name, size }) => `${String(name)} ${String(size)}`);
+    return `${threadTs}: ${names?.join(", ") ?? text}`;
+  });
+
+test("files are shared after their text, and once, whatever happens", async () => {
   const { slack, daemon, channel } = await open();
   const root = await say(slack, "a report?", { channel: "C1" });
-  const folder = await daemon.newFolder();
-  const path = join(folder, "report.txt");
-  await Bun.write(path, "four");
-  const files = [{ path, name: "report.txt", mediaType: "text/plain", bytes: 4 }];
+  const files = [await fileNamed(daemon, "a & b.txt", "four"), await fileNamed(daemon, "c", "12")];
   const send = outgoing({ address: `C1:${root}`, files });
   slack.fail("upload", "drop-before");
-  slack.fail("files.completeUploadExternal", "drop-after");
   slack.fail("chat.postMessage", { status: 429, headers: { "retry-after": "1" } });
   expect(await kindOf(channel.send(send, nobody))).toBe("retry null");
-  expect(await kindOf(channel.send(send, nobody))).toBe("ambiguous null");
-  expect(await channel.find(send, nobody)).toBe(null);
   expect(await kindOf(channel.send(send, nobody))).toBe("retry 1000");
-  const id = await channel.send(send, nobody);
-  const posts = slack.posts.map((post) => `${post.threadTs} ${post.text}`);
-  expect(posts).toEqual([`${root} `, `${root} hello`]);
-  const uploads = [...slack.files.values()].map(({ name, bytes }) => `${name} ${bytes.length}`);
-  expect(uploads).toEqual(["report.txt 4"]);
-  expect(await channel.find(send, nobody)).toBe(id);
-  const gone = outgoing({ files: [{ ...files[0]!, path: join(folder, "none") }] });
+  expect(await channel.find(send, nobody)).toBe(null);
+  slack.fail("files.completeUploadExternal", "drop-before");
+  expect(await kindOf(channel.send(send, nobody))).toBe("ambiguous null");
+  const whole = [`${root}: hello`, `${root}: a & b.txt 4, c 2`];
+  expect(shown(slack)).toEqual(whole.slice(0, 1));
+  // The next daemon, which knows nothing of it: it looks twice, and does what is missing.
+  const next = openSlack({ ...optionsOf(slack), clock: { shareMs: 70 } });
+  slack.fail("files.completeUploadExternal", "drop-after");
+  for (const expected of ["retry 70", "retry null"])
+    expect(await kindOf(next.find(send, nobody))).toBe(expected);
+  const id = `C1/${slack.posts[0]?.ts}`;
+  for (const one of [channel, next]) expect(await one.find(send, nobody)).toBe(id);
+  expect(shown(slack)).toEqual(whole);
+  const gone = outgoing({ files: [{ ...files[0]!, path: join(files[0]!.path, "none") }] });
   expect(await kindOf(channel.send(gone, nobody))).toBe("permanent null");
+  expect(shown(slack)).toEqual(whole);
+});
+
+test("files that are seen late are not shared twice, nor taken for another's", async () => {
+  const { slack, daemon, channel } = await open({ shareMs: 70 });
+  const content = new TextEncoder().encode("abc");
+  const send = outgoing({ address: "D1", text: "", files: [await fileNamed(daemon, "r", "abc")] });
+  slack.shareMs = 50;
+  slack.fail("files.completeUploadExternal", "drop-after");
+  expect(await kindOf(channel.send(send, nobody))).toBe("ambiguous null");
+  expect(await kindOf(channel.find(send, nobody))).toBe("retry 70");
+  await Bun.sleep(70);
+  expect(await channel.find(send, nobody)).toBe(`D1/${slack.posts[0]?.ts}`);
+  expect(shown(slack)).toEqual(["null: r", "null: r 3"]);
+  slack.fail("files.completeUploadExternal", "drop-before");
+  const again = { ...send, clientId: crypto.randomUUID() };
+  expect(await kindOf(channel.send(again, nobody))).toBe("ambiguous null");
+  await say(slack, "mine", { files: [{ name: "r", mimetype: "text/plain", content }] });
+  expect(await kindOf(channel.find(again, nobody))).toBe("retry 70");
+  await channel.find(again, nobody);
+  await until(() => slack.posts.length === 4);
+  expect(shown(slack).slice(2)).toEqual(["null: r", "null: r 3"]);
 });
 
 test("a send is posted where its address says, and found by its client id", async () => {

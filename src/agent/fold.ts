@@ -118,3 +118,8 @@ export function closeCalls(
     isError: true,
   }));
 }
+
+/** What a model is told of a call whose process died; `printed` is how its output began. */
+export const tellUnknown = (printed: string): string =>
+  "claw was ended while this ran: its outcome is unknown. Look at what it may have changed before " +
+  `you do it again.${printed === "" ? "" : ` Until then it printed:\n${printed}`}`;

@@ -24,7 +24,7 @@ import type {
   TurnEnd,
   Usage,
 } from "../types.ts";
-import { closeCalls } from "./fold.ts";
+import { closeCalls, tellUnknown } from "./fold.ts";
 import { decide } from "./permissions.ts";
 import type { Session } from "./session.ts";
 import { loadSkill } from "./skills.ts";
@@ -86,8 +86,9 @@ export async function runTurn(
 }
 
 /**
- * Works on the open turn until it is over, and leaves it to the caller to end it. A turn whose last
- * answer is in the log already (its process died before it could end it) makes no step.
+ * Works on the open turn until it is over, and leaves it to the caller to end it. A turn whose
+ * process died goes on where it was: with its calls, or, where the last answer is in the log
+ * already, with no step at all.
  */
 export async function runSteps(session: Session, options: TurnOptions): Promise<TurnResult> {
   const result: TurnResult = {
@@ -102,6 +103,7 @@ export async function runSteps(session: Session, options: TurnOptions): Promise<
   };
   const turn: Turn = { session, options, result, emptyAnswers: 0, held: [] };
   try {
+    await resumeCalls(turn);
     if (!isAnswered(session) || (await steer(turn))) while (await step(turn));
   } catch (error) {
     endWith(turn, error);
@@ -297,6 +299,22 @@ function groupCalls({ session }: Turn, calls: ToolCall[]): ToolCall[][] {
   return groups;
 }
 
+/** Goes on with the calls of a turn whose process died. What ran, or may have, is not run again. */
+async function resumeCalls(turn: Turn): Promise<void> {
+  const { hands, openCalls } = turn.session;
+  const { signal } = turn.options;
+  const open = [...openCalls.values()];
+  for (const { call } of open.filter(({ started }) => started)) {
+    const fate = (await hands.recover?.(call, signal)) ?? { ran: "unknown", printed: "" };
+    signal.throwIfAborted();
+    if (fate.ran === "no") await runStarted(turn, [call]);
+    else if (fate.ran === "yes") await log(turn, toResult(call, fate.output));
+    else await log(turn, toResult(call, { content: tellUnknown(fate.printed), isError: true }));
+  }
+  const waiting = open.filter(({ started }) => !started).map(({ call }) => call);
+  for (const group of groupCalls(turn, waiting)) await runCalls(turn, group);
+}
+
 async function runCalls(turn: Turn, calls: ToolCall[]): Promise<void> {
   const allowed: ToolCall[] = [];
   for (const call of calls) {
@@ -306,9 +324,13 @@ async function runCalls(turn: Turn, calls: ToolCall[]): Promise<void> {
   if (allowed.length === 0) return;
   turn.options.signal.throwIfAborted();
   await log(turn, ...allowed.map(({ id }): Event => ({ type: "tool_start", id })));
-  const outputs = await Promise.allSettled(allowed.map((call) => runCall(turn, call)));
+  await runStarted(turn, allowed);
+}
+
+async function runStarted(turn: Turn, calls: ToolCall[]): Promise<void> {
+  const outputs = await Promise.allSettled(calls.map((call) => runCall(turn, call)));
   const done = outputs.flatMap((output, index): Event[] => {
-    const call = allowed[index];
+    const call = calls[index];
     return call && output.status === "fulfilled" ? [toResult(call, output.value)] : [];
   });
   if (done.length > 0) await log(turn, ...done);

@@ -10,7 +10,7 @@ import { existsSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { UsageError } from "../errors.ts";
-import { openLocalHands } from "../hands/hands.ts";
+import { type LocalHandsOptions, openLocalHands } from "../hands/hands.ts";
 import type { Store } from "../store/sessions.ts";
 import type {
   Event,
@@ -25,7 +25,7 @@ import type {
   ToolSpec,
 } from "../types.ts";
 import { buildSystemPrompt, readContext } from "./context.ts";
-import { closeCalls, emptyFold, fold, type Folded } from "./fold.ts";
+import { closeCalls, emptyFold, fold, type Folded, tellUnknown } from "./fold.ts";
 import { decide, realResolve, removedTools } from "./permissions.ts";
 import { findSkills, type SkillIndex, skillSpec } from "./skills.ts";
 
@@ -47,8 +47,10 @@ export type SessionOptions = {
   id?: string;
   systemPrompt?: string;
   appendSystemPrompt?: string;
-  /** Where tools run, instead of here. */
-  hands?: Hands;
+  /** Where tools run. Default: here. */
+  openHands?: (options: LocalHandsOptions) => Hands;
+  /** What that is called, for people. */
+  sandbox?: string;
   /** A turn that a kill left open stays open, to be gone on with. */
   keepTurn?: boolean;
   /** The workspace is a sandbox's: neither instructions nor skills are taken from it. */
@@ -98,8 +100,8 @@ export async function openSession(options: SessionOptions): Promise<Session> {
   ]);
   const state = emptyFold();
   for (const { event } of opened.events) fold(state, event);
-  const hands =
-    options.hands ?? openLocalHands({ roots, hides: (path) => isDenied(path, session.policy()) });
+  const { openHands = openLocalHands } = options;
+  const hands = openHands({ roots, hides: (path) => isDenied(path, session.policy()) });
   const notices: string[] = [...skills.broken];
 
   let { created } = opened;
@@ -211,11 +213,11 @@ function newInfo({ cwd, model, id }: SessionOptions): SessionInfo {
  * turn ends unless it is to be gone on with. Returns a line for the person, or null.
  */
 async function heal(session: Session, state: Folded, keepTurn: boolean): Promise<string | null> {
+  if (state.inTurn && keepTurn) return null; // the loop goes on with its calls
   const open = [...state.open.values()];
-  if (open.length === 0 && (!state.inTurn || keepTurn)) return null;
+  if (open.length === 0 && !state.inTurn) return null;
   const results = closeCalls(state.open, {
-    started:
-      "claw was ended while this ran: its outcome is unknown. Look at what it may have changed before you do it again.",
+    started: tellUnknown(""),
     waiting:
       "claw was ended before this ran: it had no effect. Call it again if it is still wanted.",
   });
@@ -226,8 +228,7 @@ async function heal(session: Session, state: Folded, keepTurn: boolean): Promise
     names.length > 0
       ? `claw had been ended in the middle of a turn; calls without a result: ${names.join(", ")}`
       : "claw had been ended in the middle of a turn; what it was answering is lost";
-  const end: Event[] =
-    state.inTurn && !keepTurn ? [{ type: "turn_end", reason: "interrupted" }] : [];
+  const end: Event[] = state.inTurn ? [{ type: "turn_end", reason: "interrupted" }] : [];
   await session.log(...results, ...end, { type: "healed", detail });
   return detail;
 }

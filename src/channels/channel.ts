@@ -139,8 +139,9 @@ export interface Channel {
   /** Sends one part and returns the server's id for it. Throws SendError. */
   send(outgoing: Outgoing, signal: AbortSignal): Promise<string>;
   /**
-   * What became of an ambiguous send: the server's id, or null when it is surely not there. Throws
-   * SendError "retry" when it cannot be asked now, "permanent" when it cannot be known.
+   * What became of an ambiguous send: the server's id, or null when it is surely not there; of a
+   * send in several steps the missing ones are done. Throws SendError "retry" when it cannot be
+   * known now, "permanent" when it never can: a sentence for the owner, complete in itself.
    */
   find(outgoing: Outgoing, signal: AbortSignal): Promise<string | null>;
   /**

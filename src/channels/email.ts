@@ -1,20 +1,20 @@
 /**
  * The email channel: IMAP in (mail-inbox.ts), SMTP out, with any provider.
  *
- * A sent mail's copy is appended to Sent once the server has taken it, over a connection opened
- * before, and never earlier: `find` takes a copy in Sent as proof that a mail went out. A crash in
- * the milliseconds between the two can bring a mail twice, where the provider keeps no copy by
- * itself; the other order could lose one without a word. Sends nothing twice by itself.
+ * The end of a mail is held back until Sent has a copy of it, marked as a draft; the mark goes once
+ * the server has taken the mail. So `find` knows in a later process too: a copy without the mark
+ * went out, where none is nothing did, and one with the mark may have: that is never sent again. A
+ * server that did not answer this process has not taken the mail (RFC 5321, 4.2.5): sent again.
  */
-import type { ImapFlow } from "imapflow";
 import MailComposer from "nodemailer/lib/mail-composer";
 import { config } from "../config.ts";
 import { messageOf, UsageError } from "../errors.ts";
 import { type Channel, type Host, type Outgoing, SendError } from "./channel.ts";
 import { type Account, type EmailClock, type Inbox, openInbox } from "./mail-inbox.ts";
 import { letterOf, messageIdOf, mustBeAddress } from "./mail-reply.ts";
-import { findCopy, folderFor, keepCopy, type Letter, withImap, within } from "./mail-servers.ts";
-import { openSmtp, readUrl, submit } from "./mail-servers.ts";
+import { confirmCopy, findCopy, type Folder, keepDraft, leave } from "./mail-servers.ts";
+import { type Letter, markCopy, openFolder, openImap, openSmtp, readUrl } from "./mail-servers.ts";
+import { type Server, submit, withdrawCopy, withImap, within } from "./mail-servers.ts";
 import { plainAddress } from "./mail.ts";
 
 export type EmailOptions = {
@@ -28,8 +28,9 @@ export type EmailOptions = {
   clock?: EmailClock;
 };
 
-/** How long a mail waits for the connection to Sent, and how long its copy may take. */
-const copyMs = 10_000;
+/** How long a mail waits for the connection to Sent, and a copy of so many bytes to be there. */
+const openMs = 10_000;
+const copyMs = (bytes: number) => openMs + bytes / 200;
 
 const noAuthserv =
   "EMAIL_AUTHSERV_ID is not set, so no sender can be authenticated and every mail is ignored: " +
@@ -43,6 +44,7 @@ export function openEmail(options: EmailOptions): Channel {
   const jobs = new Set<Promise<unknown>>();
   let inbox: Inbox | null = null;
   let log: Host["log"] = () => {};
+  const sender = openSender(account, (event, facts) => log(event, facts));
   let lastOut: number | null = null;
   const run = <T>(job: Promise<T>): Promise<T> => {
     jobs.add(job);
@@ -69,11 +71,11 @@ export function openEmail(options: EmailOptions): Channel {
     },
     compose: (markdown) => (markdown.trim() === "" ? [] : [markdown]),
     async send(outgoing, signal) {
-      const id = await run(send(account, outgoing, signal, log));
+      const id = await run(sender.send(outgoing, signal));
       lastOut = clock.now();
       return id;
     },
-    find: (outgoing, signal) => run(find(account, outgoing, signal)),
+    find: (outgoing, signal) => run(sender.find(outgoing, signal)),
     async locate(target) {
       const address = mustBeAddress(target);
       return { thread: `${address} *`, address };
@@ -86,7 +88,7 @@ export async function testEmail(options: EmailOptions): Promise<string> {
   const { own, imap: reads, smtp: sends } = readOptions(options);
   try {
     await withImap(reads, (imap) => imap.mailboxOpen(config.serve.email.mailbox));
-    (await openSmtp(sends)).quit();
+    (await openSmtp(sends, AbortSignal.timeout(50_000))).quit();
   } catch (error) {
     throw error instanceof UsageError ? error : new UsageError(messageOf(error));
   }
@@ -110,49 +112,104 @@ const systemClock: EmailClock = {
     }),
 };
 
-/** Sends, or drafts, one mail; its Message-ID. Throws SendError. */
-async function send(
-  { own, imap, smtp }: Account,
-  outgoing: Outgoing,
-  signal: AbortSignal,
-  log: Host["log"],
-): Promise<string> {
-  const { write } = config.serve.email;
-  if (write === "read")
-    throw new SendError("permanent", "No mail is sent: config.serve.email.write is read.");
-  const { recipients: to, mail } = letterOf(outgoing, own, await contentsOf(outgoing));
-  const raw = await new MailComposer(mail).compile().build();
-  const letter = { id: messageIdOf(outgoing, own), from: own, to, raw };
-  if (write === "draft") {
-    await withImap(imap, (client) => draft(client, letter), signal).catch(toRetry);
-    return letter.id;
-  }
+// ── Out ─────────────────────────────────────────────────────────────────────────────────────────
 
-  const [ready, outcome] = [Promise.withResolvers<void>(), Promise.withResolvers<boolean>()];
-  const keep = async (client: ImapFlow) => {
-    const path = await folderFor(client, "\\Sent");
-    ready.resolve();
-    if (await outcome.promise) await keepCopy(client, path, letter, ["\\Seen"]);
+function openSender(account: Account, log: Host["log"]): Pick<Channel, "send" | "find"> {
+  const { own, imap } = account;
+  /** Mails to which this process got no answer: the marks of their copies mean nothing. */
+  const unanswered = new Set<string>();
+  return {
+    async send(outgoing, signal) {
+      const { write } = config.serve.email;
+      if (write === "read")
+        throw new SendError("permanent", "No mail is sent: config.serve.email.write is read.");
+      const { recipients: to, mail } = letterOf(outgoing, own, await contentsOf(outgoing));
+      const raw = await new MailComposer(mail).compile().build();
+      const letter = { id: messageIdOf(outgoing, own), from: own, to, raw };
+      try {
+        if (write === "draft") await draft(imap, letter, signal);
+        else await sendAndCopy(account, letter, signal, log);
+        return letter.id;
+      } catch (error) {
+        if (isInDoubt(error)) unanswered.add(letter.id);
+        throw error;
+      }
+    },
+    async find(outgoing, signal) {
+      const id = messageIdOf(outgoing, own);
+      const found = await withImap(
+        imap,
+        async (client) => {
+          if (unanswered.has(id)) await withdrawCopy(await openFolder(client, "\\Sent"), { id });
+          return findCopy(client, id);
+        },
+        signal,
+      ).catch(toRetry);
+      unanswered.delete(id);
+      if (typeof found !== "string") throw doubtOf(outgoing, own, found);
+      return found === "there" ? id : null;
+    },
   };
-  const copied = withImap(imap, keep);
-  copied.catch(() => ready.resolve());
-  try {
-    const sentIsOpen = within(copyMs, ready.promise).catch(() => {});
-    const rejected = await submit(smtp, letter, sentIsOpen, signal);
-    if (rejected.length > 0) log("refused", { id: letter.id, to: rejected.join(", ") });
-    outcome.resolve(true);
-  } finally {
-    outcome.resolve(false); // Without effect once it went out.
-  }
-  await within(copyMs, copied)
-    .catch(() => within(copyMs, withImap(imap, keep)))
-    .catch((error: unknown) => log("not copied", { id: letter.id, reason: messageOf(error) }));
-  return letter.id;
 }
 
-async function draft(client: ImapFlow, letter: Letter): Promise<void> {
-  const path = await folderFor(client, "\\Drafts");
-  await keepCopy(client, path, letter, ["\\Draft", "\\Seen"]);
+async function draft(server: Server, letter: Letter, signal: AbortSignal): Promise<void> {
+  const keep = async (imap: Folder["imap"]) =>
+    keepDraft(await openFolder(imap, "\\Drafts"), letter);
+  await withImap(server, keep, signal).catch(toRetry);
+}
+
+const isInDoubt = (error: unknown) => error instanceof SendError && error.kind === "ambiguous";
+
+/** A mail goes out without its copy where that cannot be had, and the log says so. */
+async function sendAndCopy(
+  { imap, smtp }: Account,
+  letter: Letter,
+  signal: AbortSignal,
+  log: Host["log"],
+): Promise<void> {
+  const sent = openSent(imap, letter);
+  const tell = (event: string) => (error: unknown) =>
+    log(event, { id: letter.id, reason: messageOf(error) });
+  let marking: Promise<void> | null = null;
+  const mark = () => (marking = sent.mark().catch(tell("not marked")));
+  try {
+    const rejected = await submit(smtp, letter, { ready: sent.ready, mark }, signal);
+    if (rejected.length > 0) log("refused", { id: letter.id, to: rejected.join(", ") });
+    await sent.settle(confirmCopy).catch(tell("not copied"));
+  } catch (error) {
+    await marking;
+    if (marking && !isInDoubt(error)) await sent.settle(withdrawCopy).catch(tell("not withdrawn"));
+    throw error;
+  } finally {
+    await sent.end();
+  }
+}
+
+/** Sent, over a connection that opens while the mail's own does. */
+function openSent(server: Server, letter: Letter) {
+  const ending = new AbortController();
+  const connection = openImap(server, 1_000_000, ending.signal);
+  const folder = connection.then((imap) => openFolder(imap, "\\Sent"));
+  const opened = within(openMs, folder);
+  const ms = copyMs(letter.raw.length);
+  return {
+    /** Resolves when it is open, or cannot be had. */
+    ready: opened.catch(() => {}),
+    mark: async () => within(ms, markCopy(await opened, letter)),
+    /** Where that connection fails, over a new one. */
+    async settle(work: (folder: Folder, letter: Letter) => Promise<void>): Promise<void> {
+      const again = () =>
+        withImap(server, async (imap) => work(await openFolder(imap, "\\Sent"), letter));
+      await within(
+        ms,
+        opened.then((first) => work(first, letter)),
+      ).catch(() => within(ms, again()));
+    },
+    async end(): Promise<void> {
+      ending.abort();
+      await connection.then(leave, () => {});
+    },
+  };
 }
 
 async function contentsOf({ files }: Outgoing): Promise<Uint8Array[]> {
@@ -165,15 +222,12 @@ async function contentsOf({ files }: Outgoing): Promise<Uint8Array[]> {
   return Promise.all(files.map(read));
 }
 
-/** Asks the folder of what was sent, and that of all mail where there is one. */
-async function find(
-  { own, imap }: Account,
-  outgoing: Outgoing,
-  signal: AbortSignal,
-): Promise<string | null> {
-  const id = messageIdOf(outgoing, own);
-  const isThere = await withImap(imap, (client) => findCopy(client, id), signal).catch(toRetry);
-  return isThere ? id : null;
+function doubtOf(outgoing: Outgoing, own: string, { path }: Folder): SendError {
+  const { recipients, mail } = letterOf(outgoing, own, []);
+  const sentence =
+    `The mail "${mail.subject}" to ${recipients.join(", ")} may or may not have gone out: claw saw ` +
+    `no answer to it. Its copy lies in ${path}, marked as a draft, and it is not sent again.`;
+  return new SendError("permanent", sentence);
 }
 
 function toRetry(error: unknown): never {

@@ -4,10 +4,13 @@
  * Plain text goes to this machine alone; to any other host it is TLS, or STARTTLS that must
  * succeed. A refused password is a UsageError, all else an Error that may pass. No message of
  * either holds a password. Every `SendError` of `submit` says what surely became of the mail.
+ *
+ * A mail's copy lies in Sent before its server can have taken it, flagged \\Draft until it has: a
+ * copy with the flag is in doubt, one without it went out, and where none is nothing went out.
  */
 import { isIP } from "node:net";
 import { Readable } from "node:stream";
-import { ImapFlow, type ImapFlowError } from "imapflow";
+import { ImapFlow, type ImapFlowError, type SearchObject } from "imapflow";
 import type { NodemailerError } from "nodemailer";
 import SMTPConnection from "nodemailer/lib/smtp-connection";
 import { config } from "../config.ts";
@@ -30,6 +33,9 @@ export type Letter = { id: string; from: string; to: string[]; raw: Buffer };
 
 const timeouts = { connectionTimeout: 30_000, greetingTimeout: 16_000 };
 const refusedAgainMs = 600_000;
+/** A server may take this long to say whether it takes a mail (RFC 5321, 4.5.3.2.6). */
+const answerMs = 600_000;
+const chunkBytes = 64_000;
 
 /** Throws UsageError for what is no imaps, imap, smtps or smtp URL. */
 export function readUrl(variable: Server["variable"], text: string, ca?: string): Server {
@@ -97,7 +103,7 @@ export async function openSmtp(
 ): Promise<SMTPConnection> {
   const { host, port, secure, user, password: pass, tls, isLoopback } = server;
   const starttls = { requireTLS: !secure && !isLoopback, ignoreTLS: plain };
-  const options = { host, port, secure, tls, ...starttls, ...timeouts, socketTimeout: 50_000 };
+  const options = { host, port, secure, tls, ...starttls, ...timeouts, socketTimeout: answerMs };
   const smtp = new SMTPConnection(options);
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   const settle = (error?: unknown) => (error ? reject(error) : resolve());
@@ -173,40 +179,110 @@ export async function folderFor(imap: ImapFlow, use: "\\Sent" | "\\Drafts"): Pro
   return folder?.path ?? (await imap.mailboxCreate(name)).path;
 }
 
-async function holds(imap: ImapFlow, path: string, id: string): Promise<boolean> {
-  await imap.mailboxOpen(path); // Read-only, it would take no flags for a copy.
-  const found = await imap.search({ header: { "Message-ID": `<${id}>` } }, { uid: true });
-  if (!found) throw new Error(`${path} cannot be searched.`);
-  return found.length > 0;
+const byUid = { uid: true };
+
+/** A folder over a connection; `uid` is that of the copy that this process has marked there. */
+export type Folder = { imap: ImapFlow; path: string; uid?: number };
+
+export async function openFolder(imap: ImapFlow, use: "\\Sent" | "\\Drafts"): Promise<Folder> {
+  const path = await folderFor(imap, use);
+  await imap.mailboxOpen(path);
+  return { imap, path };
 }
 
-/** Puts a copy into a folder, unless one is there: many providers keep what they send. */
-export async function keepCopy(imap: ImapFlow, path: string, letter: Letter, flags: string[]) {
-  if (await holds(imap, path, letter.id)) return;
-  if (!(await imap.append(path, letter.raw, flags))) throw new Error(`${path} takes no mail.`);
+/** The UIDs of a mail's copies: of those that are no proof, and of those that are. */
+async function copiesIn({ imap, path, uid }: Folder, id: string) {
+  await imap.mailboxOpen(path); // Anew, or it would not hold what others have put there since.
+  const search = async (query: SearchObject) => {
+    const found = await imap.search({ header: { "Message-ID": `<${id}>` }, ...query }, byUid);
+    if (!found) throw new Error(`${path} cannot be searched.`);
+    return found;
+  };
+  const marked = new Set(await search({ draft: true, deleted: false }));
+  if (uid !== undefined) marked.add(uid); // Some servers find a new mail only after a while.
+  const sure = await search({ draft: false });
+  return { marked: [...marked].filter((one) => !sure.includes(one)), sure };
 }
 
-/** Whether a mail is among what was sent or drafted, or in the folder that has all mail. */
-export async function findCopy(imap: ImapFlow, id: string): Promise<boolean> {
+async function append({ imap, path }: Folder, { raw }: Letter, flags: string[]) {
+  const copy = await imap.append(path, raw, flags);
+  if (!copy) throw new Error(`${path} takes no mail.`);
+  return copy.uid;
+}
+
+/** Puts a draft into a folder, unless it is there. */
+export async function keepDraft(folder: Folder, letter: Letter): Promise<void> {
+  const { marked, sure } = await copiesIn(folder, letter.id);
+  if (marked.length + sure.length === 0) await append(folder, letter, ["\\Draft", "\\Seen"]);
+}
+
+/** Says in Sent that a mail may be on its way: a copy with the flag \\Draft. */
+export async function markCopy(folder: Folder, letter: Letter): Promise<void> {
+  const { permanentFlags } = folder.imap.mailbox || {};
+  // A copy that lost the flag would prove a mail that never went out.
+  if (permanentFlags && !permanentFlags.has("\\Draft"))
+    throw new Error(`${folder.path} keeps no flag \\Draft.`);
+  folder.uid = await append(folder, letter, ["\\Draft", "\\Seen"]);
+}
+
+/** Says in Sent that a mail went out: one copy without a mark; many providers keep one themselves. */
+export async function confirmCopy(folder: Folder, letter: Letter): Promise<void> {
+  const { marked, sure } = await copiesIn(folder, letter.id);
+  if (sure.length > 0) return remove(folder, marked);
+  const [first, ...others] = marked;
+  if (first === undefined) await append(folder, letter, ["\\Seen"]);
+  else await change(folder, "Remove", [first], "\\Draft");
+  await remove(folder, others);
+}
+
+/** Takes back what `markCopy` said: the mail surely did not go out. */
+export async function withdrawCopy(folder: Folder, { id }: Pick<Letter, "id">): Promise<void> {
+  await remove(folder, (await copiesIn(folder, id)).marked);
+}
+
+async function remove(folder: Folder, uids: number[]): Promise<void> {
+  if (uids.length === 0) return;
+  // Without UIDPLUS the folder would lose all that anybody has flagged.
+  if (!folder.imap.capabilities.has("UIDPLUS")) return change(folder, "Add", uids, "\\Deleted");
+  if (!(await folder.imap.messageDelete(uids, byUid))) throw new Error(`${folder.path} keeps it.`);
+}
+
+async function change({ imap, path }: Folder, how: "Add" | "Remove", uids: number[], flag: string) {
+  if (await imap[`messageFlags${how}`](uids, [flag], byUid)) return;
+  throw new Error(`${path} does not let the flag ${flag} be changed.`);
+}
+
+/**
+ * Whether a mail is among what was sent or drafted, or in the folder that has all mail: "there",
+ * "nowhere", or the folder where its only copy is in doubt.
+ */
+export async function findCopy(imap: ImapFlow, id: string): Promise<"there" | "nowhere" | Folder> {
   const isDraft = config.serve.email.write === "draft";
-  const all = (await imap.list()).filter(({ specialUse }) => specialUse === "\\All");
   const main = await folderFor(imap, isDraft ? "\\Drafts" : "\\Sent");
-  for (const path of [main, ...all.map((folder) => folder.path)])
-    if (await holds(imap, path, id)) return true;
-  return false;
+  const all = (await imap.list()).filter(({ specialUse }) => specialUse === "\\All");
+  let doubtful: Folder | null = null;
+  for (const path of [main, ...all.map((folder) => folder.path)]) {
+    const { marked, sure } = await copiesIn({ imap, path }, id);
+    if (sure.length > 0 || (isDraft && marked.length > 0)) return "there";
+    if (marked.length > 0) doubtful ??= { imap, path };
+  }
+  return doubtful ?? "nowhere";
 }
 
 // ── Out ─────────────────────────────────────────────────────────────────────────────────────────
 
+/** What is awaited before a mail is announced, and before the end of its body can be on its way. */
+export type Steps = { ready: Promise<unknown>; mark: () => Promise<unknown> };
+
 /**
- * Hands a mail over; who was refused, where others were not. `ready` is awaited just before it.
- * Throws SendError: permanent with the server's words, or ambiguous once the mail itself was under
- * way and no answer came.
+ * Hands a mail over; who was refused, where others were not. Throws SendError: permanent with the
+ * server's words, or ambiguous once the whole mail was under way and no answer came. The signal
+ * ends it until the server asks for the body.
  */
 export async function submit(
   server: Server,
   { from, to, raw }: Letter,
-  ready: Promise<unknown>,
+  { ready, mark }: Steps,
   signal: AbortSignal,
 ): Promise<string[]> {
   const smtp = await openSmtp(server, signal).catch((error: unknown) => {
@@ -215,17 +291,18 @@ export async function submit(
   });
   await ready;
   const { promise, resolve, reject } = Promise.withResolvers<string[]>();
-  let hasBegun = false;
-  const read = function (this: Readable) {
-    hasBegun = true; // The stream is read when the server has said that it takes the mail.
-    this.push(raw);
-    this.push(null);
-  };
-  const abort = () => reject(tookTooLong());
+  const state = { hasBegun: false, isWhole: false };
+  async function* body() {
+    state.hasBegun = true; // It is read when the server has said that it takes the mail.
+    for (let at = 0; at < raw.length; at += chunkBytes) yield raw.subarray(at, at + chunkBytes);
+    await mark();
+    state.isWhole = true; // What ends the mail is sent when this function returns.
+  }
+  const abort = () => state.hasBegun || reject(tookTooLong());
   signal.addEventListener("abort", abort, { once: true });
   if (signal.aborted) abort();
   smtp.on("error", reject);
-  smtp.send({ from, to, size: raw.length }, new Readable({ read }), (error, info) =>
+  smtp.send({ from, to, size: raw.length }, Readable.from(body()), (error, info) =>
     error ? reject(error) : resolve(info.rejected),
   );
   try {
@@ -234,16 +311,16 @@ export async function submit(
     return rejected;
   } catch (error) {
     smtp.close();
-    throw sendErrorOf(server, error, hasBegun);
+    throw sendErrorOf(server, error, state.isWhole);
   } finally {
     signal.removeEventListener("abort", abort);
   }
 }
 
-function sendErrorOf({ host }: Server, error: unknown, hasBegun: boolean): SendError {
+function sendErrorOf({ host }: Server, error: unknown, isWhole: boolean): SendError {
   const { code = "", responseCode, response, permanent } = error as NodemailerError;
   const words = response ?? messageOf(error);
-  if (hasBegun && responseCode === undefined)
+  if (isWhole && responseCode === undefined)
     return new SendError("ambiguous", `${host} did not say whether it took the mail: ${words}`);
   if (["EENVELOPE", "EMESSAGE"].includes(code) && permanent !== false)
     return new SendError("permanent", `${host} refused the mail: ${words}`);

@@ -3,8 +3,9 @@
  *
  * Invariants: an envelope is acknowledged only after the daemon has stored what it says, and those
  * of one Slack channel are taken in order. A call is made once: its `SendError` says what became of
- * it, and the outbox decides. Files are shared before their text is posted, since the text carries
- * the client id that `find` looks for. No token is ever in an error or a log.
+ * it, and the outbox decides. A text carries the client id that `find` looks for, and its files are
+ * shared after it: whatever ends that, `find` looks for them too, and shares those that are not
+ * there. No token is ever in an error or a log.
  */
 import { z } from "zod";
 import { messageOf, UsageError } from "../errors.ts";
@@ -14,8 +15,11 @@ import { type EventOptions, openEvents, type Read, readEnvelope } from "./slack-
 import { openSocket, type SlackSocket, socketClock } from "./slack-socket.ts";
 import { install, openWeb, type SlackAccess, type Web } from "./slack-web.ts";
 
-/** `quietMs` after a hello, or the last envelope, nothing more waits at Slack. */
-const slackClock = { ...socketClock, quietMs: 1_000 };
+/**
+ * `quietMs` after a hello, or the last envelope, nothing more waits at Slack. `shareMs` after the
+ * call files are where they were shared: Slack answers first, and looks into them before it does it.
+ */
+const slackClock = { ...socketClock, quietMs: 1_000, shareMs: 10_000 };
 type SlackClock = typeof slackClock;
 
 export type SlackOptions = SlackAccess & { clock?: Partial<SlackClock> };
@@ -24,7 +28,7 @@ export type SlackOptions = SlackAccess & { clock?: Partial<SlackClock> };
 export function openSlack(options: SlackOptions): Channel {
   const clock = { ...slackClock, ...options.clock };
   const web = openWeb(options);
-  const sender = openSender(web);
+  const sender = openSender(web, clock.shareMs);
   const sending = new Set<Promise<string>>();
   const leaving = new AbortController();
   const times: { lastIn: number | null; lastOut: number | null } = { lastIn: null, lastOut: null };
@@ -151,53 +155,71 @@ async function endQuestion(
 // ── Out ─────────────────────────────────────────────────────────────────────────────────────────
 
 type Place = { channel: string; thread_ts?: string };
+type Upload = { id: string; title: string };
 type Message = z.infer<typeof message>;
 
 const id = z.string();
+const file = z.object({ name: id.nullish(), title: id.nullish(), size: z.number().nullish() });
 const message = z.object({
   ts: id,
+  user: id.optional(),
   metadata: z.object({ event_payload: z.record(id, z.unknown()) }).optional(),
-  files: z.array(z.object({ id })).optional(),
+  files: z.array(file).optional(),
 });
 const next = z.object({ next_cursor: z.string().optional() }).optional();
 const page = z.object({ messages: z.array(message), response_metadata: next });
 /** A clock may be wrong by this much, and `find` still looks back far enough. */
 const skewMs = 3_600_000;
 
-function openSender(web: Web): Pick<Channel, "send" | "find" | "locate"> {
-  /** What became of a message's files. */
-  const tried = new Map<string, { files: string[]; isShared: boolean }>();
+function openSender(web: Web, shareMs: number): Pick<Channel, "send" | "find" | "locate"> {
+  /** Messages whose files were looked for, and not seen, once. */
+  const awaited = new Set<string>();
 
-  const share = async (outgoing: Outgoing, place: Place, signal: AbortSignal): Promise<void> => {
-    const { clientId, files, createdAt } = outgoing;
-    const state = tried.get(clientId) ?? { files: [], isShared: files.length === 0 };
-    keep(tried, clientId, state);
-    const isShare = (one: Message) => one.files?.some((file) => state.files.includes(file.id));
-    if (state.files.length > 0) state.isShared ||= !!(await search(web, place, createdAt, isShare));
-    if (state.isShared) return;
-    const uploads = await Promise.all(files.map((file) => uploadFile(web, file, signal)));
-    state.files = uploads.map((one) => one.id);
+  const share = async (place: Place, uploads: Upload[]): Promise<void> => {
     const args = { files: uploads, channel_id: place.channel, thread_ts: place.thread_ts };
-    await web.write("files.completeUploadExternal", args, z.unknown());
-    state.isShared = true;
+    if (uploads.length > 0) await web.write("files.completeUploadExternal", args, z.unknown());
   };
-  const post = async (outgoing: Outgoing, signal: AbortSignal): Promise<string> => {
-    const place = await placeOf(web, outgoing.address);
-    await share(outgoing, place, signal);
-    const args = { ...place, ...contentOf(outgoing) };
-    const { ts } = await web.write("chat.postMessage", args, message);
-    tried.delete(outgoing.clientId);
-    return `${place.channel}/${ts}`;
+  const uploadAll = ({ files }: Outgoing, signal: AbortSignal): Promise<Upload[]> =>
+    Promise.all(files.map((one) => upload(web, one, signal)));
+  const areShared = async (place: Place, ts: string, files: StoredFile[]): Promise<boolean> => {
+    const { user_id: us } = await web.identify().catch((error: unknown) => {
+      throw new SendError("retry", messageOf(error));
+    });
+    const isShare = (one: Message) => one.user === us && carries(one, files);
+    return (await search(web, place, ts, isShare)) !== null;
   };
-  const look = async ({ address, clientId, createdAt }: Outgoing): Promise<string | null> => {
+  const look = async (outgoing: Outgoing, signal: AbortSignal): Promise<string | null> => {
+    const { address, clientId, createdAt, files } = outgoing;
     const place = await placeOf(web, address);
     const isIt = (one: Message) => one.metadata?.event_payload["client_id"] === clientId;
-    const ts = await search(web, place, createdAt, isIt);
-    return ts && `${place.channel}/${ts}`;
+    const ts = await search(web, place, String((createdAt - skewMs) / 1000), isIt);
+    if (ts === null) return null;
+    const isSecondLook = awaited.delete(clientId);
+    if (files.length > 0 && !(await areShared(place, ts, files))) {
+      if (isSecondLook) await share(place, await uploadAll(outgoing, signal));
+      else awaited.add(clientId);
+      if (!isSecondLook) throw new SendError("retry", "Its files are not seen yet.", shareMs);
+    }
+    return `${place.channel}/${ts}`;
   };
   return {
-    send: (outgoing, signal) => orAborted(signal, () => post(outgoing, signal)),
-    find: (outgoing, signal) => asked(orAborted(signal, () => look(outgoing))),
+    async send(outgoing, signal) {
+      const place = await placeOf(web, outgoing.address);
+      const uploads = await uploadAll(outgoing, signal);
+      if (signal.aborted) throw new SendError("retry", "It took too long; nothing was posted.");
+      const args = { ...place, ...contentOf(outgoing) };
+      const { ts } = await web.write("chat.postMessage", args, message);
+      await share(place, uploads).catch((error: unknown) => {
+        throw new SendError("ambiguous", messageOf(error)); // Its text is out.
+      });
+      return `${place.channel}/${ts}`;
+    },
+    find: (outgoing, signal) =>
+      asked(look(outgoing, signal)).catch((error: unknown) => {
+        if (!(error instanceof SendError) || error.kind !== "permanent") throw error;
+        const what = `A message to ${outgoing.address}, or a file of it, may be missing`;
+        throw new SendError("permanent", `${what}: ${error.message}`);
+      }),
     async locate(target) {
       const { channel, thread_ts } = await placeOf(web, target);
       const thread = thread_ts ? `${channel}:${thread_ts}` : channel;
@@ -205,6 +227,14 @@ function openSender(web: Web): Pick<Channel, "send" | "find" | "locate"> {
     },
   };
 }
+
+/** Whether a message has these files, in their order; Slack may have changed a name, not the title. */
+const carries = ({ files: shown = [] }: Message, files: StoredFile[]): boolean =>
+  shown.length === files.length &&
+  files.every(({ name, bytes }, at) => {
+    const one = shown[at];
+    return one?.size === bytes && [one.name, one.title].includes(name);
+  });
 
 const noPreviews = { mrkdwn: true, unfurl_links: false, unfurl_media: false };
 
@@ -217,12 +247,8 @@ function contentOf({ text: given, files, question, clientId }: Outgoing): object
   });
   const elements = ["Yes", "No"].map((word) => {
     const label = { type: "plain_text", text: word };
-    return {
-      type: "button",
-      text: label,
-      action_id: `claw_${word.toLowerCase()}`,
-      value: question,
-    };
+    const action_id = `claw_${word.toLowerCase()}`;
+    return { type: "button", text: label, action_id, value: question };
   });
   return { text, ...noPreviews, metadata, blocks: [...sections, { type: "actions", elements }] };
 }
@@ -232,28 +258,24 @@ async function placeOf(web: Web, address: string): Promise<Place> {
   const [, name = "", thread_ts] = /^([CDGUW][A-Z0-9]+)(?::(\d+\.\d+))?$/.exec(address) ?? [];
   const isPerson = /^[UW]/.test(name);
   if (name !== "" && !isPerson) return { channel: name, thread_ts };
-  const right =
-    "a channel (C0123ABCD), a thread (C0123ABCD:1712345678.000100) or a person (U0123ABCD)";
-  if (name === "" || thread_ts)
-    throw new SendError(
-      "permanent",
-      `${JSON.stringify(address)} is no place in Slack: name ${right}.`,
-    );
+  if (name === "" || thread_ts) {
+    const right = "a channel (C0123ABCD), a thread (C0123ABCD:1712.0001) or a person (U0123ABCD)";
+    const wrong = `${JSON.stringify(address)} is no place in Slack`;
+    throw new SendError("permanent", `${wrong}: name ${right}.`);
+  }
   const shape = z.object({ channel: z.object({ id }) });
-  return {
-    channel: (await asked(web.ask("conversations.open", { users: name }, shape))).channel.id,
-  };
+  const { channel } = await asked(web.ask("conversations.open", { users: name }, shape));
+  return { channel: channel.id };
 }
 
-/** The `ts` of a message; the newest is looked at first in a channel, the oldest in a thread. */
+/** The `ts` of a message after `oldest`; the newest is looked at first in a channel, the oldest in a thread. */
 async function search(
   web: Web,
   { channel, thread_ts: ts }: Place,
-  since: number,
+  oldest: string,
   matches: (one: Message) => unknown,
 ): Promise<string | null> {
   const method = ts ? "conversations.replies" : "conversations.history";
-  const oldest = String((since - skewMs) / 1000);
   const args = { channel, ts, oldest, limit: 200, include_all_metadata: true };
   for (let [pages, cursor] = [0, ""]; pages < 5; pages += 1) {
     const found = await asked(web.ask(method, { ...args, cursor: cursor || undefined }, page));
@@ -261,12 +283,11 @@ async function search(
     cursor = found.response_metadata?.next_cursor ?? "";
     if (one || cursor === "") return one?.ts ?? null;
   }
-  if (!ts) return null;
-  throw new SendError("permanent", "The thread is too long to be searched for the message.");
+  throw new SendError("permanent", "There is too much to search it for the message.");
 }
 
 /** Nobody sees an upload before it is shared, so that whatever fails here may be repeated. */
-async function uploadFile(web: Web, { path, name }: StoredFile, signal: AbortSignal) {
+async function upload(web: Web, { path, name }: StoredFile, signal: AbortSignal): Promise<Upload> {
   const { size: length } = Bun.file(path);
   if (length === 0) throw new SendError("permanent", `${name} is empty or gone.`);
   const shape = z.object({ upload_url: id, file_id: id });
@@ -284,11 +305,8 @@ function openShow(web: Web): Pick<Channel, "react" | "showProgress"> {
     async react(externalId, on) {
       const [channel, timestamp = ""] = externalId.split("/");
       if (!/^\d+\.\d+$/.test(timestamp)) return; // a slash command is no message
-      await web.show(on ? "reactions.add" : "reactions.remove", {
-        channel,
-        timestamp,
-        name: "eyes",
-      });
+      const method = on ? "reactions.add" : "reactions.remove";
+      await web.show(method, { channel, timestamp, name: "eyes" });
     },
     async showProgress(address, shown, markdown) {
       const [text] = markdown === null ? [] : splitMrkdwn(toMrkdwn(markdown));
@@ -310,14 +328,6 @@ async function asked<T>(call: Promise<T>): Promise<T> {
     const isUnsure = error instanceof SendError && error.kind === "ambiguous";
     throw isUnsure ? new SendError("retry", error.message) : error;
   });
-}
-
-async function orAborted<T>(signal: AbortSignal, work: () => Promise<T>): Promise<T> {
-  if (signal.aborted) throw new SendError("retry", "claw is stopping.");
-  const { promise, reject } = Promise.withResolvers<never>();
-  const abort = () => reject(new SendError("ambiguous", "claw stopped before Slack had answered."));
-  signal.addEventListener("abort", abort);
-  return Promise.race([work(), promise]).finally(() => signal.removeEventListener("abort", abort));
 }
 
 function keep<K, V>(map: Map<K, V>, key: K, value: V): void {

@@ -10,6 +10,7 @@ import { parseMode, parseRule, realResolve, splitRules } from "../agent/permissi
 import { clawHomeOf, type SessionOptions } from "../agent/session.ts";
 import { type Args, oneOf, positiveNumber, valueOf } from "../args.ts";
 import { config } from "../config.ts";
+import { openChatSandbox } from "./sandbox.ts";
 import { messageOf, UsageError } from "../errors.ts";
 import { resolveModel } from "../models/registry.ts";
 import type { Store } from "../store/sessions.ts";
@@ -39,11 +40,6 @@ export function refuseUnbuilt(args: Args): void {
   const servers = args.flags.get("--mcp-config")?.filter((value) => !isEmptyServerList(value));
   if (servers?.length)
     throw new UsageError("MCP servers (--mcp-config) are not in this version of claw.");
-  const sandbox = valueOf(args, "--sandbox") ?? "none";
-  if (sandbox !== "none")
-    throw new UsageError(
-      `--sandbox ${sandbox} is not in this version of claw; --sandbox none runs tools here, under the permission rules.`,
-    );
 }
 
 function isEmptyServerList(value: string): boolean {
@@ -68,6 +64,7 @@ export async function readChat(args: Args, store: Store, model: Model): Promise<
   const resume = await findResume(args, store, cwd);
   if (fork && resume === undefined && !args.flags.has("--resume"))
     throw new UsageError("--fork-session copies a session: name it with --resume or --continue.");
+  const sandbox = await openChatSandbox(args);
   return {
     args,
     store,
@@ -88,6 +85,7 @@ export async function readChat(args: Args, store: Store, model: Model): Promise<
       id: valueOf(args, "--session-id"),
       systemPrompt: valueOf(args, "--system-prompt"),
       appendSystemPrompt: valueOf(args, "--append-system-prompt"),
+      ...(sandbox && { sandbox: sandbox.name, openHands: sandbox.openHands }),
     },
   };
 }

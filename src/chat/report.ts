@@ -162,7 +162,7 @@ export function statusLines({
     ["folder", escapeLine([info.cwd, ...(options.addedRoots ?? [])].join(", "))],
     ["model", `${escapeLine(model.id)}, window of ${shortNumber(model.contextTokens)} tokens`],
     ["mode", paintMode(session.mode)],
-    ["sandbox", "none: tools run on this machine, under the permission rules"],
+    ["sandbox", options.sandbox ?? "none: tools run on this machine, under the permission rules"],
     ["context", `${shortNumber(summaryOf(session).tokens)} tokens`],
     ["store", escapeLine(options.clawHome)],
   ] as const;

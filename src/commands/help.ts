@@ -66,10 +66,15 @@ Answers on every channel whose credentials are set, until it is ended:
 In a terminal, with nothing set, it asks for them and keeps them in ~/.claw/secrets.env.
 
   --model M                   as in chat
-  --isolation auto|bwrap|none where tools run; none: in this process, and every command asks
+  --isolation WHERE           where tools run: docker, podman, container (Apple's) or bwrap; auto,
+                              the default, is the first that answers; none: in this process, and
+                              every command asks
+  --runtime R                 what docker runs containers with: runsc, kata, …
   --once                      handle what waits, then leave
   --json-logs, --verbose      the log, on stderr
 
+CLAW_IMAGE names another image than the one it builds. Secrets of config.egress.routes, such as
+GITHUB_TOKEN, stay with claw; what runs in a sandbox never sees them.
 In a conversation: stop, status, new, undo, model, mode, cost, help.
 `;
 

@@ -11,13 +11,15 @@ import { cutMiddle } from "../tools/capture.ts";
 import { MARK } from "../tools/processes.ts";
 import { endSession, scrubEnv } from "../tools/shell.ts";
 import { builtinTools, checkInput, specOf } from "../tools/tools.ts";
-import type { Hands, Tool, ToolCall, ToolOutput, Workbench } from "../types.ts";
+import type { Hands, Print, Tool, ToolCall, ToolOutput, Workbench } from "../types.ts";
 
 export type LocalHandsOptions = {
   /** Absolute, real paths; the workspace first. */
   roots: readonly string[];
   /** What commands inherit, without its secrets. Default: this process's environment. */
   env?: Record<string, string | undefined>;
+  /** What they are given besides, as it is. */
+  adds?: Record<string, string>;
   tools?: readonly Tool[];
   /** Whether an edit needs an earlier read of the file. Default: true. */
   needsRead?: boolean;
@@ -35,18 +37,18 @@ export function openLocalHands(options: LocalHandsOptions): Hands {
     shells: new Map(),
     needsRead: options.needsRead ?? true,
     hides: options.hides,
-    env: { ...scrubEnv(env), [MARK]: `${env[MARK] ?? ""}/${crypto.randomUUID()}` },
+    env: { ...scrubEnv(env), ...options.adds, [MARK]: `${env[MARK] ?? ""}/${crypto.randomUUID()}` },
   };
   let isClosed = false;
   return {
     tools: tools.map(specOf),
     isReadOnly: (name) => byName.get(name)?.readOnly ?? false,
     isRunnable: (call) => !("error" in prepare(call, byName)),
-    async run(call, signal) {
+    async run(call, signal, onPrint) {
       signal.throwIfAborted();
       if (isClosed) return failed("The session is ending; no tool runs any more.");
       const ready = prepare(call, byName);
-      return "error" in ready ? failed(ready.error) : runTool(ready, workbench, signal);
+      return "error" in ready ? failed(ready.error) : runTool(ready, workbench, signal, onPrint);
     },
     preview: (call) => previewOf(prepare(call, byName), workbench),
     async close() {
@@ -70,9 +72,10 @@ async function runTool(
   { tool, input }: Ready,
   workbench: Workbench,
   signal: AbortSignal,
+  onPrint?: Print,
 ): Promise<ToolOutput> {
   try {
-    return bound(await tool.run(input, workbench, signal));
+    return bound(await tool.run(input, workbench, signal, onPrint));
   } catch (error) {
     if (signal.aborted) throw signal.reason;
     return failed(

@@ -1,114 +1,287 @@
 /**
- * Hands of one conversation under bubblewrap: the host's side. The first call starts
- * `bwrap … claw hands`; that worker is kept warm, and ended when it is idle, stuck or broken.
+ * Hands in a sandbox: one for each conversation, started by its first call, kept warm, ended when it
+ * is idle, stuck, too large, or when another conversation needs its place.
  *
- * Invariant: a tool sees one writable folder, the machine's programs and libraries read-only, and
- * nothing else of it: no network, process, variable, secret or capability. What is seen is a positive
- * list, and without a bwrap that does all of this nothing runs. The worker may be hijacked: only what
- * a reply's schema allows is taken from it, and it never outlives its host.
+ * Invariants: nothing runs outside walls that hold: a mount that is refused, a builder or an image
+ * that is missing is a failed call with its reason. A sandbox that dies is a failed call too, and the
+ * next call gets a new one. A host that dies loses nothing: who comes after it finds the sandbox by
+ * its record, and in its box what became of each call.
  */
-import { closeSync, lstatSync, readFileSync, readlinkSync, writeSync } from "node:fs";
-import { readdir, realpath } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import { messageOf, UsageError } from "../errors.ts";
-import type { Hands, ToolOutput } from "../types.ts";
+import { config } from "../config.ts";
+import { messageOf } from "../errors.ts";
+import type { Fate, Hands, Print, ToolCall, ToolOutput } from "../types.ts";
 import { openLocalHands } from "./hands.ts";
-import { readStart, type Answer, type Question } from "./wire.ts";
-import { Worker, type Child } from "./worker.ts";
+import { type Answer, type Life, Mailbox } from "./mailbox.ts";
+import { watchSize } from "./quota.ts";
+import type { Sandbox } from "./walls.ts";
+import { orAbort } from "./warm.ts";
+import { makeWalls, newRecord, readRecord, writeRecord } from "./yard.ts";
+import type { SandboxOptions, Way, Yard } from "./yard.ts";
+import { LEASE_MS, type Order } from "./wire.ts";
 
-export type SandboxHandsOptions = {
-  /** The workspace: absolute and real. Nothing else can be written. */
-  folder: string;
-  /** Further folders to read, absolute and real; they may lie in `folder`. */
-  readOnly?: readonly string[];
-  /** Files that cannot be opened inside: those that are there when a worker starts are asked for. */
-  hides?: (path: string) => boolean;
-  /** A worker is ended when this passes without a call. Default: ten minutes. */
-  idleMs?: number;
-  /** The claw executable. Default: this one. */
-  binary?: string;
-  log?: (event: string, facts?: Record<string, string | number | boolean | null>) => void;
-};
+/** How long a worker may take to end a call that was stopped, and to be ready. */
+const GRACE_MS = 900;
+const START_MS = 60_000;
 
 /** Hands in a sandbox. `close` ends all that runs in it. */
-export function openSandboxHands(options: SandboxHandsOptions): Hands {
-  const roots = [options.folder, ...(options.readOnly ?? [])];
-  const local = openLocalHands({ roots }); // knows names and schemas; runs no tool
-  const { ask, end } = keepWorker(options, roots);
+export function openSandboxHands(yard: Yard, options: SandboxOptions): Hands {
+  const box = new Box(yard, options);
+  const local = openLocalHands({ roots: [options.folder] }); // knows names and schemas; runs no tool
   let isClosed = false;
   return {
     ...local,
-    async run(call, signal) {
+    async run(call, signal, onPrint) {
       signal.throwIfAborted();
       if (isClosed) return failed("The session is ending; no tool runs any more.");
       if (!local.isRunnable(call)) return local.run(call, signal);
-      const answer = await ask({ type: "run", call }, signal);
-      if (answer.type === "output") return answer.output;
-      signal.throwIfAborted();
-      return failed(whyNothing(answer));
+      return box.run(call, signal, onPrint);
     },
     async preview(call) {
-      if (isClosed || !local.isRunnable(call)) return null;
-      const answer = await ask({ type: "preview", call });
-      return answer.type === "preview" ? answer.patch : null;
+      return isClosed || !local.isRunnable(call) ? null : box.preview(call);
     },
+    recover: (call, signal) => box.recover(call, signal),
     async close() {
       isClosed = true;
-      await end("the session ends");
+      await box.end("the session ends");
+      if (yard.isGuest) await rm(join(yard.boxes, options.name), { recursive: true, force: true });
     },
   };
 }
 
-/** One worker at most at any time: started when it is asked, ended when it is idle. */
-function keepWorker(options: SandboxHandsOptions, roots: string[]) {
-  const { folder, idleMs = 600_000, log = () => {} } = options;
-  let current: Promise<Worker> | null = null;
-  let past: Promise<void> = Promise.resolve();
-  let note = "";
-  let asking = 0;
-  let idle: Timer | undefined;
+/** What runs, and how it is kept up. `end` is aborted, with why, when it is over. */
+type Running = {
+  sandbox: Sandbox;
+  way: Way | null;
+  lease: Timer;
+  end: AbortController;
+  isReady: boolean;
+};
 
-  const start = async (): Promise<Worker> => {
-    await past;
-    const worker = new Worker(await startBubblewrap(options), (why) => {
-      [current, past] = [null, worker.ended];
-      if (worker.isReady) note = RESTARTED;
-      log("sandbox ended", { folder, why });
-    });
-    log("sandbox started", { folder });
-    worker.send({ type: "open", roots });
-    return worker;
-  };
-  const giveUp = (error: unknown): never => {
-    current = null;
-    throw error;
-  };
-  const end = async (why: string): Promise<void> => {
-    clearTimeout(idle);
-    const worker = await current?.catch(() => null);
-    await worker?.end(why);
-    await past;
-  };
-  const ask = async (question: Question, signal?: AbortSignal): Promise<Answer> => {
-    clearTimeout(idle);
-    asking++;
-    try {
-      const worker = await (current ??= start().catch(giveUp));
-      signal?.throwIfAborted();
-      const answer = await worker.ask(question, signal);
-      if (answer.type !== "output") return answer;
-      const output = { ...answer.output, content: answer.output.content + note };
-      note = "";
-      return { ...answer, output };
-    } catch (error) {
-      signal?.throwIfAborted();
-      return { type: "ended", isReady: false, why: messageOf(error) };
-    } finally {
-      if (--asking === 0) idle = setTimeout(() => void end("idle"), idleMs).unref();
+/** `key`: the order that the worker had when it ended; null: it had none. */
+type Asked =
+  Exclude<Answer, { type: "ended" }> | { type: "ended"; why: string; key: string | null };
+
+class Box {
+  readonly #yard: Yard;
+  readonly #options: SandboxOptions;
+  readonly #mailbox: Mailbox;
+  #current: Promise<Running> | null = null;
+  #past: Promise<void> = Promise.resolve();
+  #asking = 0;
+  #idle: Timer | undefined;
+  #note = "";
+
+  constructor(yard: Yard, options: SandboxOptions) {
+    [this.#yard, this.#options] = [yard, options];
+    this.#mailbox = new Mailbox(join(yard.boxes, options.name));
+  }
+
+  get isIdle(): boolean {
+    return this.#asking === 0;
+  }
+
+  async run(call: ToolCall, signal: AbortSignal, onPrint?: Print): Promise<ToolOutput> {
+    this.#mailbox.sweep(); // the results of the calls before this one are in the log
+    const answer = await this.#ask({ type: "run", call }, signal, onPrint);
+    if (answer.type === "output") {
+      const content = answer.output.content + this.#note;
+      this.#note = "";
+      return { ...answer.output, content };
     }
-  };
-  return { ask, end };
+    signal.throwIfAborted();
+    if (answer.type !== "ended") return failed(tellEnded(`it replied "${answer.type}"`, ""));
+    if (answer.key === null) return failed(tellNotStarted(answer.why));
+    return failed(tellEnded(answer.why, this.#mailbox.printed(answer.key)));
+  }
+
+  async preview(call: ToolCall): Promise<string | null> {
+    const answer = await this.#ask({ type: "preview", call }, AbortSignal.timeout(START_MS));
+    return answer.type === "preview" ? answer.patch : null;
+  }
+
+  async recover(call: ToolCall, signal: AbortSignal): Promise<Fate> {
+    if (!readRecord(this.#yard, this.#options.name)) return { ran: "unknown", printed: "" };
+    const key = this.#mailbox.find(call);
+    if (key === null) return { ran: "no" };
+    const answer = this.#mailbox.answer(key) ?? (await this.#waitForOld(key, signal));
+    if (answer?.type === "output") return { ran: "yes", output: answer.output };
+    if (!this.#mailbox.hasBegun(key)) return { ran: "no" };
+    return { ran: "unknown", printed: this.#mailbox.printed(key) };
+  }
+
+  /** Also while it is starting. */
+  async end(why: string): Promise<void> {
+    clearTimeout(this.#idle);
+    const current = this.#current;
+    const running = await current?.catch(() => null);
+    if (running) this.#leave(running, why);
+    await this.#past;
+  }
+
+  // ── Asking ────────────────────────────────────────────────────────────────────────────────────
+
+  async #ask(order: Order, signal: AbortSignal, onPrint?: Print): Promise<Asked> {
+    clearTimeout(this.#idle);
+    this.#asking++;
+    try {
+      await this.#yard.warm.take(this, signal);
+      const running = await orAbort((this.#current ??= this.#open()), signal);
+      signal.throwIfAborted();
+      const key = this.#mailbox.post(order);
+      const answer = await this.#wait(key, running, signal, onPrint);
+      return answer.type === "ended" ? { ...answer, key } : answer;
+    } catch (error) {
+      signal.throwIfAborted();
+      return { type: "ended", why: messageOf(error), key: null };
+    } finally {
+      this.#asking--;
+      if (this.isIdle) this.#rest();
+    }
+  }
+
+  /** Nobody asks: it may give its place to another, and ends after a while. */
+  #rest(): void {
+    this.#yard.warm.changed();
+    const { idleMs = config.sandbox.idleMs } = this.#yard;
+    this.#idle = setTimeout(() => void this.end("idle"), idleMs).unref();
+  }
+
+  async #waitForOld(key: string, signal: AbortSignal): Promise<Answer | null> {
+    const adopting = (this.#current ??= this.#hold(this.#adopt()));
+    const running = await adopting.catch(() => null);
+    return running && this.#wait(key, running, signal);
+  }
+
+  async #wait(
+    key: string,
+    running: Running,
+    signal: AbortSignal,
+    onPrint?: Print,
+  ): Promise<Answer> {
+    const { diskBytes } = config.sandbox;
+    const leave = (why: string) => this.#leave(running, why);
+    const size = watchSize(this.#options.folder, diskBytes, leave);
+    let late: Timer | undefined;
+    const onAbort = () => {
+      this.#mailbox.stop(key);
+      late = setTimeout(leave, GRACE_MS, "a call that was stopped went on");
+    };
+    signal.addEventListener("abort", onAbort, { once: true });
+    if (signal.aborted) onAbort();
+    try {
+      const answer = await this.#mailbox.wait(key, lifeOf(running), onPrint);
+      if (answer.type === "ended") leave(answer.why);
+      if (answer.type === "ended") await this.#past; // nothing of it runs any more
+      return answer;
+    } finally {
+      clearTimeout(late);
+      size.stop();
+      signal.removeEventListener("abort", onAbort);
+    }
+  }
+
+  // ── Its life ──────────────────────────────────────────────────────────────────────────────────
+
+  /** One that fails is none: the next call tries anew. */
+  #hold(opened: Promise<Running>): Promise<Running> {
+    opened.catch(() => {
+      this.#current = null;
+      this.#yard.warm.free(this);
+    });
+    return opened;
+  }
+
+  #open(): Promise<Running> {
+    return this.#hold(this.#past.then(() => this.#adopt().catch(() => this.#start())));
+  }
+
+  /** The sandbox that an earlier host left running in this box. Throws where there is none. */
+  async #adopt(): Promise<Running> {
+    const left = readRecord(this.#yard, this.#options.name);
+    const builder = await this.#yard.builder();
+    const sandbox = left?.builder === builder.name ? await builder.find(left.mark) : null;
+    if (!left || !sandbox) throw new Error("there is no sandbox from before");
+    this.#yard.log("sandbox adopted", { folder: this.#options.folder });
+    const running = this.#keep(sandbox, await this.#openWay(left.token));
+    return Object.assign(running, { isReady: true });
+  }
+
+  async #start(): Promise<Running> {
+    const builder = await this.#yard.builder();
+    await builder.prepare(this.#options.onProgress ?? (() => {}));
+    const walls = await makeWalls(this.#yard, this.#options, builder);
+    const record = newRecord(builder, walls);
+    const way = await this.#openWay(record.token);
+    const { roots } = walls;
+    const opening = { roots, env: way?.env ?? {}, pollMs: builder.pollMs, hasWayOut: !!way };
+    try {
+      await this.#mailbox.reset(opening, builder.user && walls.user);
+      writeRecord(this.#yard, this.#options.name, record);
+      const sandbox = await builder.start(walls);
+      writeRecord(this.#yard, this.#options.name, { ...record, mark: sandbox.mark });
+      return await this.#begun(this.#keep(sandbox, way), builder.name);
+    } catch (error) {
+      await way?.close();
+      throw error;
+    }
+  }
+
+  async #begun(running: Running, by: string): Promise<Running> {
+    const fault = await this.#mailbox.opened(lifeOf(running), START_MS);
+    if (fault === null) {
+      this.#yard.log("sandbox started", { folder: this.#options.folder, by });
+      return Object.assign(running, { isReady: true });
+    }
+    this.#leave(running, fault);
+    await running.sandbox.kill();
+    throw new Error(fault);
+  }
+
+  #keep(sandbox: Sandbox, way: Way | null): Running {
+    this.#mailbox.renew();
+    const lease = setInterval(() => this.#mailbox.renew(), LEASE_MS).unref();
+    const end = new AbortController();
+    const running = { sandbox, way, lease, end, isReady: false };
+    void sandbox.ended?.then((why) => this.#leave(running, why));
+    return running;
+  }
+
+  async #openWay(token: string): Promise<Way | null> {
+    const { routes = [] } = this.#options;
+    if (routes.length === 0) return null;
+    const folder = join(this.#yard.boxes, this.#options.name, "net");
+    return (
+      (await this.#yard.openWay?.({ conversation: this.#options.name, folder, routes, token })) ??
+      null
+    );
+  }
+
+  /** Ends a sandbox, once; the next call starts another, when this one is gone. */
+  #leave(running: Running, why: string): void {
+    if (running.end.signal.aborted) return;
+    running.end.abort(why);
+    clearInterval(running.lease);
+    if (!running.isReady) return; // whoever starts it clears it away
+    this.#current = null;
+    this.#note = RESTARTED;
+    this.#yard.log("sandbox ended", { folder: this.#options.folder, why });
+    const gone = async () => {
+      await running.sandbox.kill();
+      await running.way?.close();
+      this.#yard.warm.free(this);
+    };
+    this.#past = gone().catch((error: unknown) => {
+      this.#yard.log("sandbox not ended", { why: messageOf(error) });
+    });
+  }
 }
+
+const lifeOf = ({ sandbox, end }: Running): Life => ({
+  gone: end.signal,
+  cause: () => sandbox.cause(),
+});
 
 // ── What a model is told ────────────────────────────────────────────────────────────────────────
 
@@ -116,165 +289,12 @@ const RESTARTED =
   "\n\n[The sandbox was started anew since your last call. Background commands have ended, and a " +
   "file has to be Read again before it is changed.]";
 
-function whyNothing(answer: Answer): string {
-  const why = answer.type === "ended" ? answer.why : `it replied "${answer.type}"`;
-  if (answer.type === "ended" && !answer.isReady)
-    return `The sandbox could not start, so nothing ran. Tell the person: ${why}`;
-  return (
-    "The sandbox ended while this ran: its outcome is unknown, so look before you repeat it. " +
-    `Background commands ended too; the next call starts a new sandbox. The cause: ${why}`
-  );
-}
+const tellNotStarted = (why: string): string =>
+  `The sandbox could not start, so nothing ran. Tell the person: ${why}`;
+
+const tellEnded = (why: string, printed: string): string =>
+  "The sandbox ended while this ran: its outcome is unknown, so look before you repeat it. " +
+  `Background commands ended too; the next call starts a new sandbox. The cause: ${why}` +
+  (printed === "" ? "" : `\nUntil then it printed:\n${printed}`);
 
 const failed = (content: string): ToolOutput => ({ content, isError: true });
-
-// ── bwrap ───────────────────────────────────────────────────────────────────────────────────────
-
-/** All that a process inside knows of its environment; the folder is HOME besides. */
-const ENV = {
-  PATH: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-  LANG: "C.UTF-8",
-  TERM: "dumb",
-  TMPDIR: "/tmp",
-};
-const INSIDE_BINARY = "/claw";
-
-/** Started by root, bwrap keeps every capability but for --cap-drop and a user of its own. */
-const WALLS =
-  "--unshare-all --unshare-user --disable-userns --uid 1000 --gid 1000 --cap-drop ALL " +
-  "--die-with-parent --new-session --hostname claw";
-
-/** What programs need of /etc, as far as it is no secret anywhere (/etc/ssl/private would be). */
-const ETC =
-  "ld.so.cache ld.so.conf ld.so.conf.d alternatives ssl/certs ssl/openssl.cnf pki/tls/certs " +
-  "pki/ca-trust/extracted ca-certificates/extracted localtime timezone nsswitch.conf mime.types " +
-  "magic protocols services os-release fonts perl python3";
-
-/** What is new in a sandbox. Memory file systems are bounded, for they are the machine's memory. */
-const EMPTY =
-  "--proc /proc --dev /dev --dir /run --symlink /tmp /var/tmp " +
-  "--size 500000000 --tmpfs /dev/shm --size 500000000 --tmpfs /tmp";
-
-/** Root's own /proc/sys stays writable to it, whatever capabilities it lacks. */
-const CLOSED = "--remount-ro /proc --remount-ro /dev --remount-ro / --";
-
-/** No core files, 1 GB a file, 4 GB a process, 512 processes (root's are not counted). sh's units. */
-const LIMITS = "ulimit -c 0; ulimit -f 2000000; ulimit -d 4000000; ulimit -u 512 || ulimit -p 512";
-const SHELL = ["/bin/sh", "-c", `{ ${LIMITS}; } 2>/dev/null; exec "$@"`, "sh"];
-
-/** `mounts` are bwrap's options besides the system's own; `command` runs within the limits. */
-function argvOf(bwrap: string, mounts: string[], command: string[]): string[] {
-  const system = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"].flatMap(
-    (path) => {
-      const stats = lstatSync(path, { throwIfNoEntry: false });
-      if (stats?.isSymbolicLink()) return ["--symlink", readlinkSync(path), path];
-      return stats ? ["--ro-bind", path, path] : [];
-    },
-  );
-  return [
-    bwrap,
-    ...WALLS.split(" "),
-    ...system,
-    ...ETC.split(" ").flatMap((name) => ["--ro-bind-try", `/etc/${name}`, `/etc/${name}`]),
-    ...EMPTY.split(" "),
-    ...mounts,
-    ...CLOSED.split(" "),
-    ...SHELL,
-    ...command,
-  ];
-}
-
-/** What programs ask of accounts and hosts; nothing of the machine's own is in it. */
-const accountsOf = (home: string): [path: string, text: string][] => [
-  ["/etc/passwd", `claw:x:1000:1000:claw:${home}:/bin/sh\n`],
-  ["/etc/group", "claw:x:1000:\n"],
-  ["/etc/hosts", "127.0.0.1 localhost claw\n::1 localhost\n"],
-];
-
-async function startBubblewrap(options: SandboxHandsOptions): Promise<Child> {
-  const { folder, readOnly = [], hides, binary = process.execPath } = options;
-  if (!options.binary && !Bun.main.startsWith("/$bunfs/"))
-    throw new UsageError(
-      `A sandbox needs the built executable, not ${binary}: run \`bun build.ts\`.`,
-    );
-  const bwrap = await findBubblewrap();
-  // A link that was put in a folder's place would bind what it leads to.
-  for (const path of [folder, ...readOnly])
-    if ((await realpath(path)) !== path) throw new UsageError(`${path} is no real path.`);
-  const folders = [["--bind", folder], ...readOnly.map((path) => ["--ro-bind", path])];
-  const nested = folders.toSorted(([, one = ""], [, other = ""]) => one.length - other.length);
-  const covers = hides
-    ? await Promise.all(nested.map(([, path = ""]) => coversOf(path, hides)))
-    : [];
-  const accounts = accountsOf(folder);
-  const mounts = [
-    ...accounts.flatMap(([path], index) => ["--ro-bind-data", String(index + 3), path]),
-    ...nested.flatMap(([how = "", path = ""]) => [how, path, path]),
-    ...covers.flat(),
-  ];
-  mounts.push("--ro-bind", binary, INSIDE_BINARY, "--chdir", folder);
-  const child = Bun.spawn(argvOf(bwrap, mounts, [INSIDE_BINARY, "hands"]), {
-    env: { ...ENV, HOME: folder },
-    detached: true, // Ctrl-C is for the host, which then ends its sandboxes in order.
-    stdio: ["pipe", "pipe", "pipe", ...accounts.map(() => "pipe" as const)],
-  });
-  accounts.forEach(([, text], index) => {
-    const pipe = child.stdio[index + 3];
-    if (typeof pipe !== "number") return;
-    try {
-      writeSync(pipe, text);
-    } catch {
-      // bwrap has ended already: who waits for its worker is told why.
-    }
-    closeSync(pipe);
-  });
-  const { stdin, stdout, stderr, exited } = child;
-  return { stdin, stdout, stderr, exited, kill: () => killInside(child) };
-}
-
-/** The kernel ends a process namespace with its first process, and bwrap waits for all of that. */
-function killInside(child: Bun.Subprocess): void {
-  try {
-    const children = readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, "utf8");
-    process.kill(Number.parseInt(children, 10), "SIGKILL");
-  } catch {
-    child.kill("SIGKILL"); // It has nobody inside yet.
-  }
-}
-
-/** Options that cover what `hides` names, and folders where one of these might be for all we see. */
-async function coversOf(folder: string, hides: (path: string) => boolean): Promise<string[]> {
-  const entries = await readdir(folder, { withFileTypes: true }).catch(() => null);
-  if (!entries) return ["--tmpfs", folder];
-  const covers: string[] = [];
-  for (const entry of entries) {
-    const path = join(folder, entry.name);
-    if (entry.isDirectory()) covers.push(...(await coversOf(path, hides)));
-    else if (entry.isFile() && hides(path)) covers.push("--ro-bind", "/dev/null", path);
-  }
-  return covers;
-}
-
-let found = "";
-
-/** The path of a bwrap that can do all of the above here, tried once. A UsageError says the cure. */
-export async function findBubblewrap(): Promise<string> {
-  if (found) return found;
-  const bwrap = process.platform === "linux" ? Bun.which("bwrap") : null;
-  if (!bwrap) throw new UsageError(`There is no bwrap on this machine: ${INSTALL}, ${OR_NONE}`);
-  const child = Bun.spawn(argvOf(bwrap, [], ["true"]), {
-    env: ENV,
-    stderr: "pipe",
-    stdin: "ignore",
-  });
-  const complaint = await readStart(child.stderr);
-  if ((await child.exited) === 0) return (found = bwrap);
-  const cure = /unknown option/i.test(complaint) ? INSTALL : ALLOW;
-  throw new UsageError(`${bwrap} does not work here (${complaint}): ${cure}, ${OR_NONE}`);
-}
-
-const INSTALL = "install the package bubblewrap (Linux; 0.8 or later)";
-const ALLOW =
-  "allow unprivileged user namespaces (`sysctl kernel.apparmor_restrict_unprivileged_userns=0` on " +
-  "Ubuntu, `kernel.unprivileged_userns_clone=1` on Debian, `user.max_user_namespaces=10000`)";
-const OR_NONE = "or name `--isolation none`, which runs tools without a sandbox.";

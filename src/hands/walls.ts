@@ -1,8 +1,38 @@
 /**
- * What a sandbox is, whatever runs it: the words between the lifecycle (container.ts) and the
- * runtimes (runtime.ts, sandbox.ts). Types only.
+ * What a sandbox is, whatever runs it: the words between the lifecycle (container.ts) and those who
+ * build the walls (bubblewrap.ts, and runtime.ts for containers).
  */
 import type { Mount } from "../types.ts";
+
+/** Who builds walls: bubblewrap, or a container runtime. */
+export type Builder = {
+  /** "bwrap", "docker", "docker (runsc)": as people are told. */
+  readonly name: string;
+  /** Whose files a worker makes, seen from outside; null: ours. */
+  readonly user: { uid: number; gid: number } | null;
+  /** How often a worker has to look for orders itself: where watching does not cross the mount. */
+  readonly pollMs: number;
+  /** What has to be there before anything starts (an image); says its progress. */
+  prepare(onProgress: (line: string) => void): Promise<void>;
+  /** Throws a sentence when it cannot. */
+  start(walls: BareWalls): Promise<Sandbox>;
+  /** One that an earlier process started, by its mark; null: it is gone. */
+  find(mark: string): Promise<Sandbox | null>;
+  /** All of that claw that are left, dead ones too, as far as somebody keeps a list of them. */
+  list(install: string): Promise<Sandbox[]>;
+};
+
+/** A sandbox that was started. */
+export type Sandbox = {
+  /** By which a later process finds it. */
+  readonly mark: string;
+  /** Why it ended, or null while it runs. */
+  cause(): Promise<string | null>;
+  /** Resolves with why, once it has ended by itself, where that can be known at once. */
+  readonly ended?: Promise<string>;
+  /** Ends it and all that runs in it; resolves when that is done. */
+  kill(): Promise<void>;
+};
 
 /** Everything about a sandbox that is to be started. Paths are absolute; those outside are real. */
 export type Walls = {
@@ -29,8 +59,21 @@ export type Walls = {
   emptyFile: string;
   env: Readonly<Record<string, string>>;
   limits: { memoryBytes: number; cpus: number; pids: number; tmpBytes: number };
+  /** Whether it goes on when its host dies, so that the next one finds what it has done. */
+  outlivesHost: boolean;
   /** What runs inside, e.g. [INSIDE_BINARY, "hands", "/box"]. */
   command: readonly string[];
 };
 
-export const INSIDE_BINARY = "/usr/local/bin/claw";
+/** Walls as the lifecycle knows them: an image is the builder's business. */
+export type BareWalls = Omit<Walls, "image" | "runtime">;
+
+export const INSIDE_BINARY = "/opt/claw/bin/claw";
+
+/** All that programs inside know of their environment; the folder is HOME besides. */
+export const INSIDE_ENV = {
+  PATH: "/opt/claw/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+  LANG: "C.UTF-8",
+  TERM: "dumb",
+  TMPDIR: "/tmp",
+};

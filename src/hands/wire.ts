@@ -1,19 +1,46 @@
 /**
- * What a host and the worker that is its hands say to each other: one JSON object a message.
+ * What a host and the worker that is its hands say to each other: one JSON object a file, in a box
+ * of three folders. `in` is the host's, and read-only inside: `open.json`, then KEY.json for each
+ * order and KEY.stop to end it. `out` is the worker's: `ready`, `pulse`, and KEY.json for each
+ * answer, KEY.text for what a call prints meanwhile. `net` holds the way out (proxy.ts).
  *
- * Invariant: a message that fits neither schema, or is longer than `LINE_BYTES`, is never used; the
- * worker sits where a hijacked model works, so nothing it says counts beyond its schema. How messages
- * travel (lines on a pipe here) is no business of the schemas: a mailbox of files can carry the same.
+ * Invariant: a file is written under another name and renamed, so that nobody sees half of one. A
+ * message that does not fit its schema, or is longer than `MESSAGE_BYTES`, is never used: the worker
+ * sits where a hijacked model works, so nothing it says counts beyond its schema.
  */
+import { renameSync, writeFileSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
 import { z } from "zod";
 import { config } from "../config.ts";
 import type { ToolCall } from "../types.ts";
 
-/** A tool takes and gives less: 20 MB are a fault. */
-export const LINE_BYTES = 20_000_000;
+/** Where a box is, inside. */
+export const INSIDE_BOX = "/box";
 
-/** Unique among the requests to one worker. */
-const id = z.int().positive();
+/** A tool takes and gives less: 20 MB are a fault. */
+export const MESSAGE_BYTES = 20_000_000;
+
+/** How much of what a call prints is kept in KEY.text. */
+export const PRINTED_BYTES = 100_000;
+
+/** The worker shows every so often that it lives while a call runs. */
+export const PULSE_MS = 500;
+
+/** The host shows every so often that it lives; a worker without a call leaves when it does not. */
+export const LEASE_MS = 30_000;
+
+/** open.json: what a worker begins with. */
+const opening = z.object({
+  /** Absolute; the workspace first. */
+  roots: z.array(z.string()).min(1),
+  /** What commands see besides the worker's own environment. */
+  env: z.record(z.string(), z.string()),
+  /** How often `in` is looked through, besides being watched. */
+  pollMs: z.number().positive(),
+  /** Whether the way out is there, in `net`. */
+  hasWayOut: z.boolean(),
+});
+export type Opening = z.infer<typeof opening>;
 
 const call = z.object({
   type: z.literal("tool_call"),
@@ -23,14 +50,9 @@ const call = z.object({
   invalid: z.string().optional(),
 });
 
-/** What the host says. `open` comes first, once; its `roots` are absolute and the workspace first. */
-const request = z.discriminatedUnion("type", [
-  z.object({ type: z.literal("open"), roots: z.array(z.string()).min(1) }),
-  z.object({ type: z.literal("run"), id, call }),
-  z.object({ type: z.literal("preview"), id, call }),
-  z.object({ type: z.literal("abort"), id }),
-]);
-export type Request = z.infer<typeof request>;
+/** KEY.json in `in`. */
+const order = z.object({ type: z.enum(["run", "preview"]), call });
+export type Order = { type: "run" | "preview"; call: ToolCall };
 
 const image = z.object({
   type: z.literal("image"),
@@ -49,26 +71,17 @@ const output = z.object({
   patch: patch.optional(),
 });
 
-/**
- * What the worker says: `ready` before all else, then one reply to each `run` and each `preview`.
- * `aborted` is the reply to a `run` that an `abort` ended.
- */
+/** KEY.json in `out`. `aborted` is the reply to a `run` that a KEY.stop ended. */
 const reply = z.discriminatedUnion("type", [
-  z.object({ type: z.literal("ready") }),
-  z.object({ type: z.literal("output"), id, output }),
-  z.object({ type: z.literal("preview"), id, patch: patch.nullable() }),
-  z.object({ type: z.literal("aborted"), id }),
+  z.object({ type: z.literal("output"), output }),
+  z.object({ type: z.literal("preview"), patch: patch.nullable() }),
+  z.object({ type: z.literal("aborted") }),
 ]);
 export type Reply = z.infer<typeof reply>;
 
-/** What the host asks, and what it hears: a reply, or that the worker is gone. */
-export type Question = { type: "run" | "preview"; call: ToolCall };
-export type Answer = Reply | Ended;
-/** `isReady`: the worker had begun, so the question may have been worked on. */
-export type Ended = { type: "ended"; isReady: boolean; why: string };
-
-/** Both throw an error of one line where `text` is no such message. */
-export const parseRequest = (text: string): Request => parse(request, text, "request");
+/** All three throw an error of one line where `text` is no such message. */
+export const parseOpening = (text: string): Opening => parse(opening, text, "opening");
+export const parseOrder = (text: string): Order => parse(order, text, "order");
 export const parseReply = (text: string): Reply => parse(reply, text, "reply");
 
 function parse<Message>(schema: z.ZodType<Message>, text: string, what: string): Message {
@@ -76,37 +89,21 @@ function parse<Message>(schema: z.ZodType<Message>, text: string, what: string):
   try {
     value = JSON.parse(text);
   } catch (error) {
-    throw new Error("a line was no JSON", { cause: error });
+    throw new Error(`its ${what} was no JSON`, { cause: error });
   }
   const checked = schema.safeParse(value);
   if (checked.success) return checked.data;
   const [issue] = checked.error.issues;
-  throw new Error(`a line was no ${what}: ${issue?.path.join(".")}: ${issue?.message}`);
+  throw new Error(`it gave no ${what}: ${issue?.path.join(".")}: ${issue?.message}`);
 }
 
-export const lineOf = (message: Request | Reply): string => `${JSON.stringify(message)}\n`;
-
-/** The lines of a stream. Throws when one grows over `LINE_BYTES`; half a line at the end is lost. */
-export async function* readLines(stream: ReadableStream<Uint8Array>): AsyncGenerator<string> {
-  let parts: Uint8Array[] = [];
-  let size = 0;
-  for await (const chunk of stream) {
-    let rest = chunk;
-    for (let end = rest.indexOf(10); end !== -1; end = rest.indexOf(10)) {
-      yield Buffer.concat([...parts, rest.subarray(0, end)]).toString();
-      [parts, size, rest] = [[], 0, rest.subarray(end + 1)];
-    }
-    parts.push(rest);
-    size += rest.length;
-    if (size > LINE_BYTES) throw new Error(`a line was longer than ${LINE_BYTES} bytes`);
-  }
+/** Puts a message where nobody sees half of it. Names with a dot in front are nobody's. */
+export function putMessage(path: string, message: Opening | Order | Reply): void {
+  const aside = join(dirname(path), `.${basename(path)}`);
+  writeFileSync(aside, JSON.stringify(message));
+  renameSync(aside, path);
 }
 
-/** The first line with a word on a stream, once that has ended; bounded, and without controls. */
-export async function readStart(stream: ReadableStream<Uint8Array>): Promise<string> {
-  let start = "";
-  for await (const chunk of stream)
-    if (start.length < 1000) start += Buffer.from(chunk.subarray(0, 1000)).toString();
-  const line = start.split("\n").find((one) => /\p{L}/u.test(one)) ?? "";
-  return line.replaceAll(/[^\P{C}]/gu, " ").slice(0, 300);
-}
+export const newKey = (): string => crypto.randomUUID();
+export const isKey = (text: string): boolean =>
+  /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(text);

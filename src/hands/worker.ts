@@ -1,159 +1,137 @@
 /**
- * A worker, from inside (`claw hands`: runs tools, one reply to each request) and from outside
- * (`Worker`: the process that it is, for the host).
+ * `claw hands BOX`: the worker inside a sandbox. Takes the orders that the host puts into its box
+ * (wire.ts), runs each once, and leaves the answers there, whether or not the host still lives.
  *
- * Invariant: inside, stdout holds replies and nothing else; no permission is asked, for the host did,
- * and there is no key to lose. Outside, every question gets an answer, also when the worker dies, and
- * a worker that stops no call is killed. The walls between the two are sandbox.ts's work.
+ * Invariant: no permission is asked here, for the host did, and there is no key to lose. An order is
+ * never run twice. A call is announced (KEY.text) before it runs, so that the host of tomorrow knows
+ * what was begun. A worker whose host is gone finishes its calls, and then leaves.
  */
-import { messageOf, UsageError } from "../errors.ts";
+import {
+  existsSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  watch,
+  writeFileSync,
+} from "node:fs";
+import { closeSync, utimesSync, writeSync } from "node:fs";
+import { join } from "node:path";
+import { UsageError } from "../errors.ts";
 import type { Hands } from "../types.ts";
+import { openBridge } from "./bridge.ts";
 import { openLocalHands } from "./hands.ts";
-import { lineOf, parseReply, parseRequest, readLines, readStart } from "./wire.ts";
-import type { Answer, Ended, Question, Reply, Request } from "./wire.ts";
+import { isKey, LEASE_MS, type Order, parseOpening, parseOrder, PRINTED_BYTES } from "./wire.ts";
+import { PULSE_MS, putMessage, type Reply } from "./wire.ts";
 
-// ── Inside ──────────────────────────────────────────────────────────────────────────────────────
+/** Where the way out is inside. */
+export const BRIDGE_PORT = 3128;
 
-/** Resolves with the exit code 0 once stdin has closed and everything that ran is ended. */
-export async function runHands(argv: string[]): Promise<number> {
-  if (argv.length > 0 || process.stdin.isTTY)
-    throw new UsageError(
-      "`claw hands` is started by claw itself, in a sandbox, and takes no words.",
-    );
-  // A stray console.log would be a broken reply.
-  for (const name of ["log", "info", "debug"] as const) console[name] = console.error;
-  const lines = readLines(Bun.stdin.stream());
-  const { value } = await lines.next();
-  if (value === undefined) return 0;
-  const first = parseRequest(value);
-  if (first.type !== "open") throw new Error(`the first request is "${first.type}", not "open"`);
-  const hands = openLocalHands({ roots: first.roots });
-  const running = new Map<number, AbortController>();
-  say({ type: "ready" });
-  for await (const line of lines) take(parseRequest(line), hands, running);
-  for (const controller of running.values()) controller.abort();
+/** After so many leases that were not renewed, there is no host. */
+const LEASES_MISSED = 4;
+
+/** Resolves with the exit code 0 when its box is gone, or no host has shown itself for two minutes. */
+export async function runHands([folder, ...rest]: string[]): Promise<number> {
+  if (!folder?.startsWith("/") || rest.length > 0 || !existsSync(join(folder, "in/open.json")))
+    throw new UsageError("`claw hands` is started by claw itself, in a sandbox.");
+  const opening = parseOpening(readFileSync(join(folder, "in/open.json"), "utf8"));
+  if (opening.hasWayOut) openBridge(join(folder, "net/proxy.sock"), BRIDGE_PORT);
+  const hands = openLocalHands({ roots: opening.roots, adds: opening.env });
+  const desk = openDesk(folder, hands);
+  const { promise: isGone, resolve: leave } = Promise.withResolvers<void>();
+  const look = () => {
+    const names = readdirSync(join(folder, "in"));
+    if (!names.includes("open.json")) leave();
+    names.forEach(desk.take);
+  };
+  watch(join(folder, "in"), (_, name) => name !== null && desk.take(name));
+  setInterval(look, opening.pollMs);
+  look();
+  writeFileSync(join(folder, "out/ready"), "");
+  await Promise.race([isGone, hostIsGone(join(folder, "in/lease"), desk.isBusy)]);
   await hands.close();
   return 0;
 }
 
-function take(request: Request, hands: Hands, running: Map<number, AbortController>): void {
-  switch (request.type) {
-    case "open":
-      throw new Error("a second open: a worker has one workspace");
-    case "abort":
-      return running.get(request.id)?.abort();
-    case "preview":
-      void hands
-        .preview(request.call)
-        .then((patch) => say({ type: "preview", id: request.id, patch }));
-      return;
-    case "run": {
-      const { id, call } = request;
-      const controller = new AbortController();
-      running.set(id, controller);
-      // Hands reject with the signal's reason and with nothing else.
-      void hands
-        .run(call, controller.signal)
-        .then((output) => say({ type: "output", id, output }))
-        .catch(() => say({ type: "aborted", id }))
-        .finally(() => running.delete(id));
-    }
+/** Counts its own ticks and compares no clocks: a machine that slept has only just woken up. */
+async function hostIsGone(lease: string, isBusy: () => boolean): Promise<void> {
+  let [seen, missed] = [0, 0];
+  while (missed < LEASES_MISSED || isBusy()) {
+    await Bun.sleep(LEASE_MS);
+    const at = statSync(lease, { throwIfNoEntry: false })?.mtimeMs ?? 0;
+    missed = at === seen ? missed + 1 : 0;
+    seen = at;
   }
 }
 
-const say = (reply: Reply): void => void process.stdout.write(lineOf(reply));
+/** What lies in `in` and what became of it. */
+function openDesk(folder: string, hands: Hands) {
+  const running = new Map<string, AbortController>();
+  const taken = new Set<string>();
+  const out = (name: string) => join(folder, "out", name);
+  let pulse: Timer | undefined;
 
-// ── Outside ─────────────────────────────────────────────────────────────────────────────────────
-
-/** How long a worker may take to end a call, or itself. */
-const GRACE_MS = 900;
-
-/** `kill` ends it and all that it started; `exited` resolves when that is done. */
-export type Child = Pick<Piped, "stdin" | "stdout" | "stderr" | "exited"> & { kill(): void };
-type Piped = Bun.Subprocess<"pipe", "pipe", "pipe">;
-
-/** A process that is a worker, or holds one: from start to end. */
-export class Worker {
-  readonly #child: Child;
-  readonly #onLeave: (why: string) => void;
-  readonly #waiting = new Map<number, (answer: Answer) => void>();
-  #lastId = 0;
-  #leaves = "";
-  #end: Ended | null = null;
-  isReady = false;
-  /** Resolves when the process is gone; everybody who waits has an answer then. */
-  readonly ended: Promise<void>;
-
-  /** `onLeave` is called once, as soon as there is no use in asking any more. */
-  constructor(child: Child, onLeave: (why: string) => void) {
-    [this.#child, this.#onLeave] = [child, onLeave];
-    this.ended = this.#listen();
-  }
-
-  async ask(question: Question, signal?: AbortSignal): Promise<Answer> {
-    if (this.#end) return this.#end;
-    const id = ++this.#lastId;
-    const { promise, resolve } = Promise.withResolvers<Answer>();
-    let late: Timer | undefined;
-    const onAbort = () => {
-      this.send({ type: "abort", id });
-      late = setTimeout(() => this.#kill("a call that was stopped did not end"), GRACE_MS);
-    };
-    this.#waiting.set(id, resolve);
-    signal?.addEventListener("abort", onAbort, { once: true });
+  const begin = async (key: string): Promise<Reply> => {
+    const order = parseOrder(readFileSync(join(folder, "in", `${key}.json`), "utf8"));
+    if (order.type === "preview")
+      return { type: "preview", patch: await hands.preview(order.call) };
+    const controller = new AbortController();
+    running.set(key, controller);
+    if (existsSync(join(folder, "in", `${key}.stop`))) controller.abort();
+    return runOrder(order, hands, controller.signal, out(`${key}.text`));
+  };
+  const answer = async (key: string): Promise<void> => {
+    pulse ??= setInterval(() => touch(out("pulse")), PULSE_MS);
     try {
-      this.send({ ...question, id });
-      return await promise;
+      putMessage(out(`${key}.json`), await begin(key));
     } finally {
-      clearTimeout(late);
-      signal?.removeEventListener("abort", onAbort);
-      this.#waiting.delete(id);
+      running.delete(key);
+      if (running.size === 0) pulse = void clearInterval(pulse);
     }
-  }
+  };
+  return {
+    isBusy: () => running.size > 0,
+    /** A file's name in `in`; those that are known or mean nothing are passed over. */
+    take(name: string): void {
+      const [key = "", kind] = name.split(".");
+      if (!isKey(key)) return;
+      if (kind === "stop") running.get(key)?.abort();
+      if (kind !== "json" || taken.has(key)) return;
+      taken.add(key);
+      // Of a worker that was started anew, or an order that its host has taken back.
+      if (existsSync(out(`${key}.json`)) || !existsSync(join(folder, "in", name))) return;
+      void answer(key);
+    },
+  };
+}
 
-  send(request: Request): void {
-    const { stdin } = this.#child;
-    const write = async () => (await stdin.write(lineOf(request)), stdin.flush());
-    // Where nobody reads any more, #listen tells all who wait.
-    write().catch(() => undefined);
+async function runOrder(
+  { call }: Order,
+  hands: Hands,
+  signal: AbortSignal,
+  printedPath: string,
+): Promise<Reply> {
+  const file = openSync(printedPath, "w");
+  let left = PRINTED_BYTES;
+  const print = (bytes: Uint8Array) => {
+    if (left > 0) left -= writeSync(file, bytes.subarray(0, left));
+  };
+  try {
+    return { type: "output", output: await hands.run(call, signal, print) };
+  } catch (error) {
+    if (signal.aborted) return { type: "aborted" }; // the one reason for which hands reject
+    throw error;
+  } finally {
+    left = 0; // what it left in the background may print on
+    closeSync(file);
   }
+}
 
-  /** Lets commands end in order, within `GRACE_MS`. */
-  async end(why: string): Promise<void> {
-    this.#leave(why);
-    const late = setTimeout(() => this.#kill(why), GRACE_MS);
-    void Promise.resolve(this.#child.stdin.end()).catch(() => undefined);
-    await this.ended;
-    clearTimeout(late);
-  }
-
-  #leave(why: string): void {
-    if (this.#leaves) return;
-    this.#leaves = why;
-    this.#onLeave(why);
-  }
-
-  #kill(why: string): void {
-    this.#leave(why);
-    this.#child.kill();
-  }
-
-  async #listen(): Promise<void> {
-    const complaint = readStart(this.#child.stderr);
-    try {
-      for await (const line of readLines(this.#child.stdout)) this.#take(parseReply(line));
-    } catch (error) {
-      this.#kill(messageOf(error));
-    }
-    const code = await this.#child.exited;
-    this.#leave((await complaint) || `exit code ${code}`);
-    this.#end = { type: "ended", isReady: this.isReady, why: this.#leaves };
-    for (const answer of this.#waiting.values()) answer(this.#end);
-  }
-
-  /** A reply to what was not asked is nobody's. */
-  #take(reply: Reply): void {
-    if (reply.type === "ready") this.isReady = true;
-    else this.#waiting.get(reply.id)?.(reply);
+function touch(path: string): void {
+  const now = new Date();
+  try {
+    utimesSync(path, now, now);
+  } catch {
+    writeFileSync(path, ""); // the first time
   }
 }

@@ -7,8 +7,7 @@ import { join } from "node:path";
 import type { Channel } from "../channels/channel.ts";
 import { config } from "../config.ts";
 import { type Opened, self } from "../store/database.ts";
-import { openLocalHands } from "../hands/hands.ts";
-import { openSandboxHands } from "../hands/sandbox.ts";
+import type { Builder } from "../hands/walls.ts";
 import { memoryIn } from "../store/memory.ts";
 import { type OutgoingRow, outboxIn } from "../store/outbox.ts";
 import { overviewIn } from "../store/overview.ts";
@@ -20,6 +19,7 @@ import type { Hands, Model } from "../types.ts";
 import { openAccess, type Owner } from "./access.ts";
 import { workOn } from "./conversation.ts";
 import type { Daemon } from "./daemon.ts";
+import { openHands } from "./hands.ts";
 import { keepHeartbeat } from "./heartbeat.ts";
 import { openHost, ownerNotices, takeWords } from "./intake.ts";
 import type { Log } from "./log.ts";
@@ -38,7 +38,10 @@ export type Parts = {
   opened: Opened;
   owners: readonly Owner[];
   channels: readonly Channel[];
-  isolation: Daemon["isolation"];
+  /** Builds the walls of every conversation; null: there are none, by the owner's word. */
+  builder: Builder | null;
+  /** A secret by its variable's name, as it is now. */
+  secretOf: (name: string) => string | undefined;
   model: Model;
   /** A model by its name; null: `model`. */
   open: (name: string | null) => Promise<Model>;
@@ -56,11 +59,11 @@ export type Assembly = {
 };
 
 export async function assemble(parts: Parts): Promise<Assembly> {
-  const { clawHome, opened, channels, log, model, isolation } = parts;
+  const { clawHome, opened, channels, log, model, builder, secretOf } = parts;
+  const isolation = builder?.name ?? "none";
   const startedAt = Date.now();
   const now = Date.now;
   const people = peopleIn(opened);
-  const hands = new Map<string, Hands>();
   const daemon: Daemon = {
     clawHome,
     store: storeIn(opened),
@@ -88,6 +91,8 @@ export async function assemble(parts: Parts): Promise<Assembly> {
   const freed = await queue.freeAll(now());
   if (freed > 0) log("recovered", { conversations: freed });
 
+  const inTurn = queue.openTurns();
+  const hands = await openHands({ clawHome, opened, builder, inTurn, secretOf, log, now });
   const senders = channels.map((channel) =>
     openSender({ channel, outbox, tell: (row, why) => tellLost(daemon, row, why), log, now }),
   );
@@ -119,24 +124,6 @@ export async function assemble(parts: Parts): Promise<Assembly> {
 
   /** The hands of a conversation stay; what the brain adds belongs to its present state. */
   function handsOf(conversation: Conversation, folder: string): Hands {
-    const { id } = conversation;
-    const inner =
-      hands.get(id) ??
-      (isolation === "none"
-        ? openLocalHands({ roots: [folder] })
-        : openSandboxHands({
-            folder,
-            log: (event, facts) => log(event, { conversation: id, ...facts }),
-          }));
-    hands.delete(id); // it becomes the last, and the one that was used longest ago the first
-    hands.set(id, inner);
-    const busy = new Set(turns.running().map((turn) => turn.conversation));
-    for (const [other, idle] of hands) {
-      if (hands.size <= config.serve.maxWarm) break;
-      if (busy.has(other)) continue;
-      hands.delete(other);
-      void idle.close();
-    }
     const outgoingFolder = join(clawHome, "outgoing");
     const own = brainTools({ ...daemon, conversation, folder, outgoingFolder });
     const schedule = scheduleTool({
@@ -144,9 +131,9 @@ export async function assemble(parts: Parts): Promise<Assembly> {
       conversation,
       now,
       changed: () => scheduler.changed(),
-      takesScripts: isolation !== "none",
+      takesScripts: builder !== null,
     });
-    return withTools(inner, [schedule, ...own]);
+    return withTools(hands.of(conversation.id, folder), [schedule, ...own]);
   }
 
   const live = (): Live => ({
@@ -203,7 +190,7 @@ export async function assemble(parts: Parts): Promise<Assembly> {
       await turns.stop(config.serve.graceMs * 0.7);
       await Promise.race([Promise.all(senders.map((sender) => sender.idle())), Bun.sleep(1_000)]);
       await Promise.all([...senders, ...channels].map((part) => part.stop()));
-      await Promise.all([...hands.values()].map((one) => one.close()));
+      await hands.close();
       socket.stop();
     },
   };

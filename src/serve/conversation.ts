@@ -18,6 +18,7 @@ import type { Hands, Mode, Output, Rules } from "../types.ts";
 import type { Settings } from "./access.ts";
 import { askOwner } from "./approval.ts";
 import type { Daemon, Work } from "./daemon.ts";
+import { folderName } from "./hands.ts";
 import { classify, isLast, tellDown, tellGivenUp, waitMs } from "./failures.ts";
 import { failsAgain, runGate } from "./gate.ts";
 import { answersOf, hasSent, letter, toInput } from "./letters.ts";
@@ -118,11 +119,9 @@ async function runTurn(work: Work, batch: Message[]): Promise<void> {
   }
 }
 
-/** A conversation's folder, real, made if need be; its name is the id's, safe for every file system. */
+/** A conversation's folder, real, made if need be. */
 export function workspaceOf({ clawHome }: Daemon, id: string): string {
-  const plain = id.replaceAll(/[^A-Za-z0-9.-]+/g, "-").replace(/^[.-]+/, "");
-  const hash = Bun.hash(id).toString(36).slice(0, 6);
-  const folder = join(clawHome, "groups", `${plain.slice(0, 80)}-${hash}`);
+  const folder = join(clawHome, "groups", folderName(id));
   mkdirSync(folder, { recursive: true, mode: 0o700 });
   return realpathSync(folder);
 }
@@ -161,7 +160,7 @@ async function openTurn(work: Work, hands: Hands, folder: string): Promise<Turn>
     systemPrompt: prompt,
     appendSystemPrompt: describePlace(conversation),
     notes: daemon.memory.memories(conversation.id),
-    hands: { ...hands, close: async () => {} }, // they stay warm
+    openHands: () => ({ ...hands, close: async () => {} }), // they stay warm
     keepTurn: true,
     confined: true,
   });

@@ -28,7 +28,8 @@ export type Daemon = {
   readonly channels: ReadonlyMap<string, Channel>;
   /** What the running turns are doing, by conversation. */
   readonly doing: Map<string, () => string>;
-  readonly isolation: "bwrap" | "none";
+  /** Who builds the walls of the conversations' hands; "none": nobody. */
+  readonly isolation: string;
   readonly log: Log;
   now: () => number;
   /** The model of a name, or the daemon's. Throws UsageError. */

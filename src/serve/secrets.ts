@@ -7,15 +7,30 @@
 import * as fs from "node:fs";
 import { join } from "node:path";
 import { nearest } from "../args.ts";
+import { config } from "../config.ts";
 import { UsageError } from "../errors.ts";
 import { providers } from "../models/providers.ts";
 
 export type Env = Record<string, string | undefined>;
 
 const baseUrls = providers.map(({ name }) => `${name.toUpperCase()}_BASE_URL`);
-const tokens = ["SLACK_BOT_TOKEN", "SLACK_APP_TOKEN", ...providers.flatMap(({ keys }) => keys)];
+const routeSecrets = Object.values(config.egress.routes).flatMap(
+  ({ secret }) => secret?.name ?? [],
+);
+const tokens = [
+  ...["SLACK_BOT_TOKEN", "SLACK_APP_TOKEN"],
+  ...providers.flatMap(({ keys }) => keys),
+  ...routeSecrets,
+];
 const urls = ["EMAIL_IMAP_URL", "EMAIL_SMTP_URL", "SLACK_API_URL", ...baseUrls];
-const plain = ["EMAIL_ADDRESS", "EMAIL_AUTHSERV_ID", "CLAW_OWNER", "CLAW_MODEL", "OLLAMA_HOST"];
+const plain = [
+  "EMAIL_ADDRESS",
+  "EMAIL_AUTHSERV_ID",
+  "CLAW_OWNER",
+  "CLAW_MODEL",
+  "CLAW_IMAGE",
+  "OLLAMA_HOST",
+];
 const names = [...tokens, ...urls, ...plain];
 
 export const secretsPath = (clawHome: string): string => join(clawHome, "secrets.env");

@@ -13,8 +13,8 @@ import type { Log } from "./log.ts";
 export type SenderOptions = {
   channel: Channel;
   outbox: Outbox;
-  /** The rows that tell of a failed one. */
-  tell: (row: OutgoingRow, failure: string) => NewOutgoing[];
+  /** The rows that tell of a failed one; of an unknown one the sentence says all there is to say. */
+  tell: (row: OutgoingRow, failure: string, state: Failure["state"]) => NewOutgoing[];
   log: Log;
   now: () => number;
 };
@@ -36,6 +36,7 @@ const SEND_MS = 60_000;
 
 export function openSender({ channel, outbox, tell, log, now }: SenderOptions): Sender {
   const sending = new Map<number, Promise<void>>();
+  const rests = new Set<() => void>();
   let timer: ReturnType<typeof setTimeout> | undefined;
   let stopped = false;
 
@@ -97,8 +98,10 @@ export function openSender({ channel, outbox, tell, log, now }: SenderOptions): 
         if (remoteId !== null) return await outbox.succeed(row.id, remoteId, now());
         return await outbox.defer(row.id, now() + backoffMs(row.attempt), "It had not gone out.");
       } catch (error) {
-        if (error instanceof SendError && error.kind === "permanent")
+        if (error instanceof SendError && error.kind === "permanent") {
+          log("in doubt", factsOf(row));
           return fail(row, { state: "unknown", error: messageOf(error) });
+        }
         const asked = error instanceof SendError ? error.afterMs : null;
         await outbox.doubt(row.id, messageOf(error));
         await rest(asked ?? backoffMs(tries));
@@ -107,16 +110,16 @@ export function openSender({ channel, outbox, tell, log, now }: SenderOptions): 
   }
 
   const fail = (row: OutgoingRow, failure: Omit<Failure, "notices">): Promise<void> => {
-    const notices = row.body.aboutFailure ? [] : tell(row, failure.error);
+    const notices = row.body.aboutFailure ? [] : tell(row, failure.error, failure.state);
     return outbox.fail(row.id, { ...failure, notices }, now());
   };
 
   /** Ends early when the sender stops. */
-  let endRest = () => {};
   const rest = (ms: number) =>
     new Promise<void>((resolve) => {
-      const waiting = setTimeout(resolve, ms);
-      endRest = () => (clearTimeout(waiting), resolve());
+      const end = () => (clearTimeout(timeout), rests.delete(end), resolve());
+      const timeout = setTimeout(end, ms);
+      rests.add(end);
     });
 
   for (const row of outbox.ambiguous(channel.name)) start(row, reconcile);
@@ -129,7 +132,7 @@ export function openSender({ channel, outbox, tell, log, now }: SenderOptions): 
     async stop() {
       stopped = true;
       clearTimeout(timer);
-      endRest();
+      for (const end of rests) end();
       await Promise.all(sending.values());
     },
   };

@@ -6,19 +6,20 @@
  * whatever ends it loses nothing, since all that matters is in the store.
  */
 import { clawHomeOf } from "../agent/session.ts";
-import { type Args, type Flags, parseArgs, valueOf } from "../args.ts";
+import { type Args, type Flags, oneOf, parseArgs, valueOf } from "../args.ts";
 import type { Channel } from "../channels/channel.ts";
 import { config } from "../config.ts";
 import { isAlive, type Opened, openDatabase, self } from "../store/database.ts";
 import { messageOf, UsageError } from "../errors.ts";
-import { findBubblewrap } from "../hands/sandbox.ts";
+import { findBuilder, isolations } from "../hands/builder.ts";
+import type { Builder } from "../hands/walls.ts";
 import { memoryIn } from "../store/memory.ts";
 import { resolveModel } from "../models/registry.ts";
 import type { Model } from "../types.ts";
 import { readOwners } from "./access.ts";
 import { assemble, type Parts } from "./assembly.ts";
 import { openChannels } from "./channels.ts";
-import { openLog } from "./log.ts";
+import { type Log, openLog } from "./log.ts";
 import { type Env, readSecrets, secretsIn } from "./secrets.ts";
 import { missingFor, needs } from "./missing.ts";
 
@@ -48,19 +49,20 @@ export async function runServe(argv: string[]): Promise<number> {
   const owners = readOwners(env["CLAW_OWNER"]);
   const channels = await openChannels(env);
   if (channels.length === 0) throw new UsageError(missingFor(env).join(" "));
-  const isolation = await readIsolation(args);
+  const log = openLog({
+    json: args.flags.has("--json-logs"),
+    verbose: args.flags.has("--verbose"),
+    secrets: secretsIn(env),
+  });
+  const builder = await readIsolation(args, env, log);
   const model = await resolve(valueOf(args, "--model") ?? null, env);
   const opened = openDatabase(clawHome);
   const free = await lock(opened, clawHome);
   try {
-    const log = openLog({
-      json: args.flags.has("--json-logs"),
-      verbose: args.flags.has("--verbose"),
-      secrets: secretsIn(env),
-    });
     for (const sentence of missingFor(env)) log("missing", { what: sentence });
     const open = async (name: string | null) => (name === null ? model : resolve(name, env));
-    const parts = { clawHome, opened, owners, channels, isolation, model, open, log };
+    const secretOf = (name: string) => readSecrets(clawHome, process.env)[name];
+    const parts = { clawHome, opened, owners, channels, builder, secretOf, model, open, log };
     await run(parts, args.flags.has("--once"));
     return 0;
   } finally {
@@ -92,17 +94,16 @@ const resolve = (name: string | null, env: Env): Promise<Model> =>
     retryForMs: config.serve.retryForMs,
   });
 
-async function readIsolation(args: Args): Promise<Parts["isolation"]> {
-  const wanted = valueOf(args, "--isolation") ?? "auto";
-  if (["docker", "podman", "container"].includes(wanted) || args.flags.has("--runtime"))
-    throw new UsageError(
-      `Containers (${args.flags.has("--runtime") ? "--runtime" : `--isolation ${wanted}`}) are not in this version of claw; --isolation bwrap is.`,
-    );
-  if (wanted === "none") return "none";
-  if (wanted !== "auto" && wanted !== "bwrap")
-    throw new UsageError(`--isolation is "${wanted}"; it has to be auto, bwrap or none.`);
-  await findBubblewrap();
-  return "bwrap";
+/** null: `--isolation none`. */
+async function readIsolation(args: Args, env: Env, log: Log): Promise<Builder | null> {
+  const wanted = oneOf(args, "--isolation", [...isolations, "none"]);
+  const runtime = valueOf(args, "--runtime") ?? null;
+  if (wanted !== "none")
+    return findBuilder(wanted, { runtime, image: env["CLAW_IMAGE"] || null, log });
+  if (runtime === null) return null;
+  throw new UsageError(
+    `--runtime ${runtime} is how docker runs containers; --isolation none has none.`,
+  );
 }
 
 /** Makes this the only daemon of its home; resolves with what ends that. */

@@ -56,9 +56,13 @@ export function withTools(hands: Hands, tools: readonly Tool[]): Hands {
       if (!tool) return hands.isRunnable(call);
       return call.invalid === undefined && !("error" in checkInput(tool, call.input));
     },
-    async run(call, signal) {
+    async recover(call, signal) {
+      const fate = own.has(call.name) ? null : await hands.recover?.(call, signal);
+      return fate ?? { ran: "unknown", printed: "" };
+    },
+    async run(call, signal, onPrint) {
       const tool = own.get(call.name);
-      if (!tool) return hands.run(call, signal);
+      if (!tool) return hands.run(call, signal, onPrint);
       if (call.invalid !== undefined)
         return failed(`The arguments of ${call.name} are no JSON object.`);
       const checked = checkInput(tool, call.input);

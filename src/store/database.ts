@@ -165,6 +165,23 @@ const migrations: readonly string[] = [
      PRIMARY KEY (schedule_id, slot_at)
    );
    CREATE INDEX runs_asked ON runs (slot_at) WHERE state = 'queued' AND started_at = 0;`,
+  `CREATE TABLE egress (
+     id INTEGER PRIMARY KEY,
+     conversation_id TEXT NOT NULL,
+     at INTEGER NOT NULL,
+     ms INTEGER NOT NULL,
+     route TEXT,
+     method TEXT NOT NULL,
+     host TEXT NOT NULL,
+     path TEXT NOT NULL,
+     status INTEGER NOT NULL,
+     bytes_sent INTEGER NOT NULL,
+     bytes_received INTEGER NOT NULL,
+     requests INTEGER NOT NULL,
+     why TEXT
+   );
+   CREATE INDEX egress_of ON egress (conversation_id, at);
+   CREATE INDEX egress_old ON egress (at);`,
 ];
 
 /** The home is ours alone: rules and sessions that others can write would be theirs to command. */
@@ -267,8 +284,11 @@ function explain(error: unknown, path: string): unknown {
 }
 
 /** A process, so that a reused pid is not taken for it: "pid:start time". */
-export const self = () => (ownIdentity ??= `${process.pid}:${startOf(process.pid)}`);
+export const self = () => (ownIdentity ??= identityOf(process.pid));
 let ownIdentity: string | undefined;
+
+/** Tells a process from a later one with its number. */
+export const identityOf = (pid: number): string => `${pid}:${startOf(pid)}`;
 
 /** Whether the process that wrote `owner` still runs. */
 export function isAlive(owner: string): boolean {
@@ -285,7 +305,8 @@ export function isAlive(owner: string): boolean {
 function startOf(pid: number): string {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
-    return stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19] ?? "";
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    return fields[0] === "Z" ? "dead" : (fields[19] ?? ""); // Z: it waits for its parent's notice
   } catch {
     return ""; // no /proc, or the process is gone: then kill() above has said so
   }

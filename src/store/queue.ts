@@ -92,6 +92,8 @@ export interface Queue {
   extend(owner: string, now: number, leaseMs: number): Promise<void>;
   /** Takes every lease from its holder: for the one daemon of this home, at its start. */
   freeAll(now: number): Promise<number>;
+  /** Conversations with a turn that was begun and has not ended. */
+  openTurns(): string[];
   /** Gives a conversation back as it is: its turn, where one is open, goes on at `readyAt`. */
   release(lease: Lease, release: Release, now: number): Promise<void>;
   /** Ends messages that no session's log holds, as a turn's end would; null: all that are open. */
@@ -171,6 +173,11 @@ export function queueIn({ db, write }: Opened, settle: SettleRun): Queue {
             )
             .run(now).changes,
       ),
+    openTurns: () =>
+      db
+        .query<{ id: string }, []>("SELECT id FROM conversations WHERE open_turn = 1")
+        .all()
+        .map(({ id }) => id),
     release: (lease, release, now) => write(() => releaseLease(db, lease, release, now)),
     conclude: (lease, ids, ending, now) =>
       write(() => {

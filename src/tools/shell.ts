@@ -11,7 +11,7 @@ import { constants } from "node:os";
 import { z } from "zod";
 import { config } from "../config.ts";
 import { messageOf } from "../errors.ts";
-import type { BackgroundShell, Tool, ToolOutput, Workbench } from "../types.ts";
+import type { BackgroundShell, Print, Tool, ToolOutput, Workbench } from "../types.ts";
 import { Capture } from "./capture.ts";
 import { endTree, findTree, hasStarted, hasSurvivors, MARK, startCommand } from "./processes.ts";
 import type { Command, Exit } from "./processes.ts";
@@ -41,13 +41,17 @@ export const bash: Tool<z.infer<typeof bashInput>> = {
     "run_in_background, then use BashOutput and KillShell.",
   schema: bashInput,
   readOnly: false,
-  async run({ command: text, timeout, run_in_background }, workbench, signal) {
+  async run({ command: text, timeout, run_in_background }, workbench, signal, onPrint) {
     signal.throwIfAborted();
     const capture = new Capture();
+    const print: Print = (bytes) => {
+      capture.write(bytes);
+      onPrint?.(bytes);
+    };
     const cwd = workbench.roots[0] ?? "";
     let command: Command;
     try {
-      command = startCommand(text, { cwd, env: workbench.env }, capture.write);
+      command = startCommand(text, { cwd, env: workbench.env }, print);
     } catch (error) {
       return failed(whyNotStarted(error, text, cwd));
     }

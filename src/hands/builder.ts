@@ -1,0 +1,82 @@
+/**
+ * Who builds the walls: finds the container runtime or the bubblewrap that a person named, or, for
+ * "auto", the first that answers. Turns a runtime's argvs (runtime.ts) into a `Builder`.
+ *
+ * Invariant: what was named is what is used, or nothing runs. "auto" never means no walls.
+ */
+import { config } from "../config.ts";
+import { UsageError } from "../errors.ts";
+import { findBubblewrap } from "./bubblewrap.ts";
+import { defaultImage, ensureImage } from "./image.ts";
+import { findRuntime, type Runtime, tell } from "./runtime.ts";
+import type { Builder, Sandbox } from "./walls.ts";
+
+export const isolations = ["auto", "docker", "podman", "container", "bwrap"] as const;
+export type Isolation = (typeof isolations)[number];
+
+export type BuilderOptions = {
+  /** What docker is to run containers with ("runsc"); null: config's. */
+  runtime?: string | null;
+  /** The image's name; null: config's, or the one that is built here. */
+  image?: string | null;
+  log: (event: string, facts?: Record<string, string | number | boolean | null>) => void;
+};
+
+/** Throws a UsageError that says what is missing, and the cure. */
+export async function findBuilder(wanted: Isolation, options: BuilderOptions): Promise<Builder> {
+  const below = options.runtime ?? config.sandbox.runtime;
+  if (wanted === "bwrap" && options.runtime)
+    throw new UsageError(`--runtime ${options.runtime} is docker's business; bwrap has none.`);
+  if (wanted === "bwrap") return findBubblewrap();
+  const runtime = await findRuntime(wanted, below);
+  return runtime ? containers(runtime, below, options) : findBubblewrap();
+}
+
+/** Root has no business inside: files there are this user's, who is nobody outside. */
+const nobody = { uid: 65_532, gid: 65_532 };
+
+function containers(runtime: Runtime, below: string | null, options: BuilderOptions): Builder {
+  const image = options.image ?? config.sandbox.image ?? defaultImage;
+  return {
+    name: below === null ? runtime.name : `${runtime.name} (${below})`,
+    user: process.getuid?.() === 0 ? nobody : null,
+    // What the host renames is seen at once through a mount, but for kernels of one's own.
+    pollMs: below === null && process.platform === "linux" ? 1000 : 15,
+    prepare: (onProgress) => ensureImage(runtime, image, { log: options.log, onProgress }),
+    async start(walls) {
+      const argv = runtime.start({ ...walls, image, runtime: below });
+      const { code, stderr } = await tell(argv, { timeoutMs: 60_000 });
+      if (code === 0) return sandboxOf(runtime, walls.name);
+      await tell(runtime.kill(walls.name));
+      throw new Error(`${runtime.name} started no container: ${firstLine(stderr)}`);
+    },
+    async find(mark) {
+      const { stdout } = await tell(runtime.state(mark));
+      return runtime.readState(stdout)?.isRunning ? sandboxOf(runtime, mark) : null;
+    },
+    async list(install) {
+      const { stdout } = await tell(runtime.list(install));
+      return runtime.readList(stdout, install).map(({ name }) => sandboxOf(runtime, name));
+    },
+  };
+}
+
+const sandboxOf = (runtime: Runtime, name: string): Sandbox => ({
+  mark: name,
+  async cause() {
+    const { code, stdout, stderr } = await tell(runtime.state(name));
+    const state = code === 0 ? runtime.readState(stdout) : null;
+    if (state?.isRunning) return null;
+    if (state?.outOfMemory) return `it needed more than ${config.sandbox.memoryBytes / 1e6} MB`;
+    if (state) return `its container ended with exit code ${state.exitCode}`;
+    return `its container is gone (${firstLine(stderr)})`;
+  },
+  async kill() {
+    await tell(runtime.kill(name));
+  },
+});
+
+const firstLine = (text: string): string =>
+  (text.split("\n").find((line) => line.trim() !== "") ?? "no reason was given")
+    .trim()
+    .slice(0, 300);
