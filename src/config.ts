@@ -104,6 +104,11 @@ export const config = {
   sandbox: {
     /** The container image; CLAW_IMAGE overrides it. null: the one of container/Containerfile. */
     image: null as string | null,
+    /**
+     * The claw that runs inside, where it is not this very file: a musl build for a musl image, Linux's
+     * on a Mac (`bun build.ts --target linux-arm64`).
+     */
+    binary: null as string | null,
     /** Of docker: its default, or "runsc", "kata" and others that it knows; --runtime overrides it. */
     runtime: null as string | null,
     memoryBytes: 1_000_000_000,

@@ -258,10 +258,7 @@ describe.skipIf(dockerMissing !== null).each([["docker"], ["runsc"]])("hands in 
     await until(() => existsSync(join(folder, "killme")));
     await tell("kill", ...(await containersOf(place)));
     const { content, isError } = await running;
-    expect([isError, content]).toEqual([
-      true,
-      expect.stringMatching(/unknown.*exit code 137.*begun/s),
-    ]);
+    expect([isError, content]).toEqual([true, expect.stringMatching(/unknown.*137.*begun/s)]);
     expect(await text("echo again")).toStartWith("again\n\n[The sandbox was started anew");
     expect(await containersOf(place)).toHaveLength(1);
   }, 30_000);
@@ -285,7 +282,7 @@ try:
 except OSError as error: print(n < 256, error.errno)`;
     const { content } = await bash(`python3 -c "${code}"`);
     // gVisor's own threads count too: it ends, and the container with it.
-    expect(content).toMatch(below === "docker" ? /^True 11$/ : /^True 11$|container ended/);
+    expect(content).toMatch(below === "docker" ? /^True 11\b/ : /^True 11\b|container ended/);
     expect(await text("true; echo again")).toContain("again");
   }, 60_000);
 

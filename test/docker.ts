@@ -166,6 +166,7 @@ async function keep(): Promise<void> {
       const { text } = await docker(ownHost, "ps", "--all", "--quiet");
       const left = text.split("\n").filter(Boolean);
       if (left.length > 0) await docker(ownHost, "rm", "--force", "--volumes", ...left);
+      await docker(ownHost, "image", "prune", "--force"); // builds that failed on purpose
       engine.kill();
       await engine.exited;
       rmSync(pidfile, { force: true });

@@ -5,6 +5,7 @@ import { writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { messageOf, UsageError } from "../src/errors.ts";
+import { findBuilder, type Isolation } from "../src/hands/builder.ts";
 import { findRuntime, type Runtime, type RuntimeName, runtimes } from "../src/hands/runtime.ts";
 import { tell } from "../src/hands/runtime.ts";
 import { INSIDE_BINARY, type Walls } from "../src/hands/walls.ts";
@@ -216,10 +217,10 @@ describe("a runtime that is asked for", () => {
     const script = `#!/bin/sh\n[ "$1" = version ] && echo 28.1.0 || echo '${info}'\nexit ${code}\n`;
     writeFileSync(join(place.cwd, name), script, { mode: 0o755 });
   };
-  const find = async (wanted: RuntimeName | "auto", below: string | null = null) => {
+  const find = async (wanted: Isolation, below: string | null = null) => {
     process.env["PATH"] = place.cwd;
     try {
-      return (await findRuntime(wanted, below))?.name ?? null;
+      return (await findBuilder(wanted, { runtime: below, image: "x", log: () => {} })).name;
     } catch (error) {
       return messageOf(error);
     } finally {
@@ -232,7 +233,7 @@ describe("a runtime that is asked for", () => {
   });
 
   test("is not there", async () => {
-    expect(await find("auto")).toBeNull();
+    expect(await find("auto")).toContain("bwrap");
     for (const name of ["docker", "podman", "container"] as const)
       expect(await find(name)).toBe(
         `${name} does not answer (this machine has no ${name}). Repair that, or name another isolation.`,
@@ -253,7 +254,7 @@ describe("a runtime that is asked for", () => {
     ] as const) {
       stand("docker", info);
       expect(await find("docker")).toContain(why);
-      expect(await find("auto")).toBeNull();
+      expect(await find("auto")).toContain("bwrap");
     }
     stand("docker", has);
     expect(await find("docker")).toBe("docker");
@@ -346,7 +347,9 @@ describe.skipIf(dockerMissing !== null)("inside a container", () => {
     writeFileSync(join(box, ".env"), CANARY);
     writeFileSync(join(docs, "page"), "page");
     writeFileSync(join(place.cwd, "empty"), "");
-    chmodSync(docs, 0o777); // what is read-only is so by the mount
+    await Bun.$`mkdir ${docs}/below && mount -t tmpfs none ${docs}/below`;
+    writeFileSync(join(docs, "below/secret"), CANARY);
+    for (const path of ["", "below"]) chmodSync(join(docs, path), 0o777); // read-only by the mount alone
     const proxy = `http://me:${CANARY}@proxy:1`;
     const proxies = { default: { httpProxy: proxy, httpsProxy: proxy, noProxy: CANARY } };
     writeFileSync(join(place.cwd, "config.json"), JSON.stringify({ proxies }));
@@ -364,6 +367,7 @@ describe.skipIf(dockerMissing !== null)("inside a container", () => {
       for (const { name } of runtime.readList((await list(runtime)).stdout))
         await tell(runtime.kill(name));
     await docker.stop();
+    await Bun.$`umount ${docs}/below`;
     for (const name of ["CONTAINERS_STORAGE_CONF", "DOCKER_HOST", "DOCKER_CONFIG"])
       delete process.env[name];
     if (DOCKER_HOST) process.env["DOCKER_HOST"] = DOCKER_HOST;
@@ -399,13 +403,10 @@ describe.skipIf(dockerMissing !== null)("inside a container", () => {
 
     test("there is no privilege, network, secret or way to write", async () => {
       if (!(await isHere())) return;
-      await Bun.$`mkdir -p ${docs}/below && mount -t tmpfs none ${docs}/below`;
-      writeFileSync(join(docs, "below/secret"), CANARY);
-      chmodSync(join(docs, "below"), 0o777);
-      const probe = run(
+      const { out, end } = await run(
         kind,
         `cat /proc/self/status; tail -n +3 /proc/net/dev | sed 's/^/net /'; id -u; id -g; hostname
-        for path in /x /usr/bin/x /docs/page /docs/x /docs/below/x /work/.env ${INSIDE_BINARY} /etc/passwd
+        for path in /x /var/tmp/x /run/lock/x /usr/bin/x /docs/page /docs/x /docs/below/x /work/.env ${INSIDE_BINARY} /etc/passwd
         do (echo x >$path) 2>/dev/null && echo "WROTE $path"; done
         cat /docs/page; echo " env<$(cat /work/.env)>"; cat /docs/below/secret
         for path in /var/run/docker.sock /run/docker.sock /run/podman /srv /root/.docker
@@ -418,7 +419,6 @@ describe.skipIf(dockerMissing !== null)("inside a container", () => {
         ${INSIDE_BINARY} --version`,
         { covers: ["/work/.env"] },
       );
-      const { out, end } = await probe.finally(() => Bun.$`umount ${docs}/below`);
       expect(end).toEqual({ isRunning: false, exitCode: 0, outOfMemory: false });
       const all = (pattern: RegExp) => [...out.matchAll(pattern)].map(([, value]) => value);
       expect(all(/^Cap(?:Inh|Prm|Eff|Bnd):\s*(\S+)/gm)).toEqual(Array(4).fill("0".repeat(16)));
@@ -458,10 +458,14 @@ describe.skipIf(dockerMissing !== null)("inside a container", () => {
     test("who takes too much memory dies alone, and is told from others", async () => {
       if (!(await isHere())) return;
       const greedy = `python3 -c "x=bytearray(10**9)"`;
-      const { end } = await run(kind, `exec ${greedy}`);
-      // podman's monitor does not see every such death.
-      const outOfMemory = kind === "podman" ? expect.any(Boolean) : true;
-      expect(end).toEqual({ isRunning: false, exitCode: 137, outOfMemory });
+      // The kernel's word comes beside the exit: docker misses it now and then, podman mostly.
+      let isTold = kind === "podman";
+      for (let tries = 0; tries === 0 || (!isTold && tries < 5); tries++) {
+        const { end } = await run(kind, `exec ${greedy}`);
+        expect(end).toMatchObject({ isRunning: false, exitCode: 137 });
+        isTold ||= end?.outOfMemory === true;
+      }
+      expect(isTold).toBe(true);
       if (kind.includes("runsc")) return; // one kernel, one memory: gVisor ends as a whole
       const child = await run(kind, `${greedy}; echo child $?`);
       expect(child.out).toContain("child 137");
@@ -490,7 +494,7 @@ describe.skipIf(dockerMissing !== null)("inside a container", () => {
     });
   });
 
-  test("an image's own entrypoint and volumes are not used, and a missing one is not fetched", async () => {
+  test("an image's own entrypoint does not run, and a missing image is not fetched", async () => {
     await Bun.$`printf 'FROM ${docker.image}\nENTRYPOINT ["/bin/false"]\n' > ${place.cwd}/Containerfile`;
     await tell(runtimes.docker.build("claw-test-entry:1", place.cwd));
     const { out } = await run("docker", "echo mine", { image: "claw-test-entry:1" });
@@ -499,6 +503,7 @@ describe.skipIf(dockerMissing !== null)("inside a container", () => {
     const told = await tell((found.get("docker")?.runtime ?? runtimes.docker).start(walls));
     expect(told.code).not.toBe(0);
     expect(told.stderr).toMatch(/No such image/i);
+    await tell(["docker", "image", "rm", "claw-test-entry:1"]);
   });
 
   test("Debian's older client is spoken to in its own words", async () => {

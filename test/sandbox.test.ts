@@ -223,6 +223,18 @@ describe.skipIf(missing !== null)("hands in a sandbox", () => {
       expect((await bash(`: > ${shared}/b`)).isError).toBe(true);
     });
 
+    it("a skill's script runs inside, and stays as it is", async () => {
+      const skill = join(place.clawHome, "skills/count");
+      mkdirSync(skill, { recursive: true });
+      writeFileSync(join(skill, "run.sh"), "echo $HOME; ls /proc | grep -c '^[0-9]'");
+      writeFileSync(join(skill, ".env"), CANARY);
+      expect(await text(`sh ${skill}/run.sh`)).toMatch(new RegExp(`^${folder}\\n\\d$`));
+      expect(await text(`cat ${skill}/.env; echo x > ${skill}/run.sh || echo no`)).toEndWith(
+        "\nno",
+      );
+      expect(readFileSync(join(skill, "run.sh"), "utf8")).not.toBe("x\n");
+    });
+
     it("a link in the folder's place is not followed", async () => {
       rmSync(folder, { recursive: true });
       symlinkSync(place.home, folder);

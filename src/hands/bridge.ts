@@ -15,13 +15,18 @@ const CA_VARIABLES =
   "SSL_CERT_FILE CURL_CA_BUNDLE GIT_SSL_CAINFO REQUESTS_CA_BUNDLE PIP_CERT NODE_EXTRA_CA_CERTS " +
   "npm_config_cafile CARGO_HTTP_CAINFO AWS_CA_BUNDLE DENO_CERT";
 
-/** What programs inside need to find it, and to trust what is behind it. */
-export function envOf(caFile: string, token: string): Record<string, string> {
+/** What programs inside need: where it is, whom to trust, and variables for the secrets' places. */
+export function envOf(
+  caFile: string,
+  token: string,
+  placeholders: readonly string[],
+): Record<string, string> {
   const proxy = `http://claw:${encodeURIComponent(token)}@127.0.0.1:${BRIDGE_PORT}`;
   const local = "localhost,127.0.0.1,::1";
   const env: Record<string, string> = { NO_PROXY: local, no_proxy: local, NODE_USE_ENV_PROXY: "1" };
   for (const name of ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"]) env[name] = proxy;
   for (const name of CA_VARIABLES.split(" ")) env[name] = caFile;
+  for (const name of placeholders) env[name] = "put-in-by-the-host";
   return env;
 }
 

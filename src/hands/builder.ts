@@ -1,6 +1,6 @@
 /**
  * Who builds the walls: finds the container runtime or the bubblewrap that a person named, or, for
- * "auto", the first that answers. Turns a runtime's argvs (runtime.ts) into a `Builder`.
+ * "auto", one that serves. Turns a runtime's argvs (runtime.ts) into a `Builder`.
  *
  * Invariant: what was named is what is used, or nothing runs. "auto" never means no walls.
  */
@@ -28,15 +28,43 @@ export async function findBuilder(wanted: Isolation, options: BuilderOptions): P
   if (wanted === "bwrap" && options.runtime)
     throw new UsageError(`--runtime ${options.runtime} is docker's business; bwrap has none.`);
   if (wanted === "bwrap") return findBubblewrap();
-  const runtime = await findRuntime(wanted, below);
-  return runtime ? containers(runtime, below, options) : findBubblewrap();
+  if (wanted === "auto" && below === null) return findAny(options);
+  const runtime = await findRuntime(wanted === "auto" ? "docker" : wanted, below);
+  return containers(runtime, below, options);
 }
+
+/**
+ * The first runtime that answers and has the image; else bubblewrap, which needs none; else a runtime
+ * that answers, whose image is made at the first use. Nothing is fetched that nobody asked for.
+ */
+async function findAny(options: BuilderOptions): Promise<Builder> {
+  const answering: Runtime[] = [];
+  for (const name of ["docker", "podman", "container"] as const) {
+    const runtime = await findRuntime(name, null).catch(() => null);
+    if (runtime) answering.push(runtime);
+    const hasImage = runtime && (await tell(runtime.hasImage(imageOf(options)))).code === 0;
+    if (hasImage) return containers(runtime, null, options);
+  }
+  const [runtime] = answering;
+  if (!runtime) return findBubblewrap();
+  const bubblewrap = await findBubblewrap().catch(() => null);
+  const { name } = runtime;
+  if (bubblewrap)
+    options.log("isolation", {
+      by: "bwrap",
+      why: `${name} answers, but has no image "${imageOf(options)}"; --isolation ${name} makes it`,
+    });
+  return bubblewrap ?? containers(runtime, null, options);
+}
+
+const imageOf = ({ image }: BuilderOptions): string =>
+  image ?? config.sandbox.image ?? defaultImage;
 
 /** Root has no business inside: files there are this user's, who is nobody outside. */
 const nobody = { uid: 65_532, gid: 65_532 };
 
 function containers(runtime: Runtime, below: string | null, options: BuilderOptions): Builder {
-  const image = options.image ?? config.sandbox.image ?? defaultImage;
+  const image = imageOf(options);
   return {
     name: below === null ? runtime.name : `${runtime.name} (${below})`,
     user: process.getuid?.() === 0 ? nobody : null,
@@ -68,6 +96,7 @@ const sandboxOf = (runtime: Runtime, name: string): Sandbox => ({
     const state = code === 0 ? runtime.readState(stdout) : null;
     if (state?.isRunning) return null;
     if (state?.outOfMemory) return `it needed more than ${config.sandbox.memoryBytes / 1e6} MB`;
+    if (state?.exitCode === 137) return "its container was killed, maybe for want of memory (137)";
     if (state) return `its container ended with exit code ${state.exitCode}`;
     return `its container is gone (${firstLine(stderr)})`;
   },

@@ -5,7 +5,7 @@
  * Invariant: the authority's key is made in memory, never written and never handed out; the key of
  * a leaf leaves this process as little. Nothing is parsed here: all that is encoded is our own.
  */
-import { createHash, generateKeyPairSync, randomBytes, sign, type KeyObject } from "node:crypto";
+import { generateKeyPairSync, randomBytes, sign, type KeyObject } from "node:crypto";
 
 export type Authority = {
   /** Its certificate, as PEM: what programs inside have to trust. */
@@ -15,14 +15,16 @@ export type Authority = {
 };
 
 const DAY_MS = 86_400_000;
+/** Longer than a daemon runs; both are gone with it. */
+const VALID_MS = 3_650 * DAY_MS;
 
 /** `now`: milliseconds since 1970; certificates hold from a day before, for clocks that differ. */
 export function makeAuthority(now: number): Authority {
   const keys = generateKeyPairSync("ec", { namedCurve: "P-256" });
   const subject = nameOf(`claw ${randomBytes(4).toString("hex")}`);
-  const keyId = keyIdOf(keys.publicKey);
+  const keyId = randomBytes(20); // any value that is its own (RFC 5280, 4.2.1.2)
   const issuer = { subject, key: keys.privateKey };
-  const certificate = certify(issuer, now, 3_650, subject, keys.publicKey, [
+  const certificate = certify(issuer, now, subject, keys.publicKey, [
     extension(BASIC_CONSTRAINTS, sequence(boolean, integer(Buffer.of(0))), "critical"),
     extension(KEY_USAGE, encode(0x03, Buffer.of(2, 0b0000_0100)), "critical"), // keyCertSign
     extension(SUBJECT_KEY_ID, encode(0x04, keyId)),
@@ -32,7 +34,7 @@ export function makeAuthority(now: number): Authority {
     issue(hosts) {
       const leaf = generateKeyPairSync("ec", { namedCurve: "P-256" });
       const names = hosts.map((host) => encode(0x82, Buffer.from(host, "latin1")));
-      const cert = certify(issuer, now, 397, nameOf("claw sandbox"), leaf.publicKey, [
+      const cert = certify(issuer, now, nameOf("claw sandbox"), leaf.publicKey, [
         extension(BASIC_CONSTRAINTS, sequence(), "critical"),
         extension(KEY_USAGE, encode(0x03, Buffer.of(7, 0b1000_0000)), "critical"), // signatures
         extension(EXTENDED_KEY_USAGE, sequence(SERVER_AUTH)),
@@ -48,7 +50,6 @@ export function makeAuthority(now: number): Authority {
 function certify(
   issuer: { subject: Buffer; key: KeyObject },
   now: number,
-  days: number,
   subject: Buffer,
   publicKey: KeyObject,
   extensions: Buffer[],
@@ -60,7 +61,7 @@ function certify(
     integer(serial),
     ECDSA_WITH_SHA256,
     issuer.subject,
-    sequence(timeOf(now - DAY_MS), timeOf(now + days * DAY_MS)),
+    sequence(timeOf(now - DAY_MS), timeOf(now + VALID_MS)),
     subject,
     publicKey.export({ type: "spki", format: "der" }),
     encode(0xa3, sequence(...extensions)),
@@ -105,9 +106,3 @@ const nameOf = (text: string): Buffer =>
 /** UTCTime up to 2049, which is as long as this encoding of ours lasts (RFC 5280, 4.1.2.5.1). */
 const timeOf = (at: number): Buffer =>
   encode(0x17, Buffer.from(new Date(at).toISOString().replace(/^..|\.\d+|[-:T]/g, "")));
-
-const keyIdOf = (key: KeyObject): Buffer =>
-  createHash("sha256")
-    .update(key.export({ type: "spki", format: "der" }))
-    .digest()
-    .subarray(0, 20);

@@ -28,7 +28,7 @@ export type Runtime = {
   list(install: string): string[];
   readList(stdout: string, install?: string): { name: string; box: string; isRunning: boolean }[];
   state(name: string): string[];
-  /** null: there is no such container. docker alone is sure to know what ran out of memory. */
+  /** null: there is no such container. Not every death for want of memory (137) is told as one. */
   readState(stdout: string): ContainerState | null;
   hasImage(image: string): string[];
   pull(image: string): string[];
@@ -204,7 +204,6 @@ const silent = (name: string, told: Told): string =>
 
 const PODMAN_INITS =
   "/usr/libexec/podman:/usr/local/libexec/podman:/usr/lib/podman:/usr/local/lib/podman:/usr/bin";
-const order = ["docker", "podman", "container"] as const;
 const limits = ["memory", "pids", "cpu"];
 const UNLIMITED = "cannot limit a container's memory, processes and CPU for this user here";
 
@@ -239,21 +238,13 @@ const finders: Record<RuntimeName, (below: string | null) => Promise<Runtime | s
 };
 
 /**
- * The one that was named, or the first that works; null: "auto", and there is none. `below` is what
- * docker is to run containers with (runsc, kata); nothing else stands in for it. Throws a UsageError
- * that says what is missing.
+ * The runtime of that name, where it answers. `below` is what docker is to run containers with (runsc,
+ * kata); nothing else stands in for it. Throws a UsageError that says what is missing.
  */
-export async function findRuntime(
-  wanted: RuntimeName | "auto",
-  below: string | null,
-): Promise<Runtime | null> {
-  if (below !== null && wanted !== "auto" && wanted !== "docker")
+export async function findRuntime(wanted: RuntimeName, below: string | null): Promise<Runtime> {
+  if (below !== null && wanted !== "docker")
     throw new UsageError(`The runtime "${below}" is docker's business; ${wanted} takes none.`);
-  const name = below === null ? wanted : "docker";
-  for (const each of name === "auto" ? order : [name]) {
-    const found = await finders[each](below === null ? null : named(below));
-    if (typeof found !== "string") return found;
-    if (name !== "auto") throw new UsageError(`${found}. Repair that, or name another isolation.`);
-  }
-  return null;
+  const found = await finders[wanted](below === null ? null : named(below));
+  if (typeof found !== "string") return found;
+  throw new UsageError(`${found}. Repair that, or name another isolation.`);
 }

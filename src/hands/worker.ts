@@ -27,6 +27,9 @@ import { PULSE_MS, putMessage, type Reply } from "./wire.ts";
 /** Where the way out is inside. */
 export const BRIDGE_PORT = 3128;
 
+/** Where watching does not serve, a worker that has long had nothing to do looks this often. */
+const LOOK_MS = 500;
+
 /** After so many leases that were not renewed, there is no host. */
 const LEASES_MISSED = 4;
 
@@ -41,11 +44,11 @@ export async function runHands([folder, ...rest]: string[]): Promise<number> {
   const { promise: isGone, resolve: leave } = Promise.withResolvers<void>();
   const look = () => {
     const names = readdirSync(join(folder, "in"));
-    if (!names.includes("open.json")) leave();
+    if (!names.includes("open.json")) return leave();
     names.forEach(desk.take);
+    setTimeout(look, Math.max(opening.pollMs, Math.min(desk.quietMs() / 20, LOOK_MS)));
   };
   watch(join(folder, "in"), (_, name) => name !== null && desk.take(name));
-  setInterval(look, opening.pollMs);
   look();
   writeFileSync(join(folder, "out/ready"), "");
   await Promise.race([isGone, hostIsGone(join(folder, "in/lease"), desk.isBusy)]);
@@ -68,6 +71,7 @@ async function hostIsGone(lease: string, isBusy: () => boolean): Promise<void> {
 function openDesk(folder: string, hands: Hands) {
   const running = new Map<string, AbortController>();
   const taken = new Set<string>();
+  let takenAt = performance.now();
   const out = (name: string) => join(folder, "out", name);
   let pulse: Timer | undefined;
 
@@ -91,6 +95,8 @@ function openDesk(folder: string, hands: Hands) {
   };
   return {
     isBusy: () => running.size > 0,
+    /** Since the last order was taken; none while one runs. */
+    quietMs: () => (running.size > 0 ? 0 : performance.now() - takenAt),
     /** A file's name in `in`; those that are known or mean nothing are passed over. */
     take(name: string): void {
       const [key = "", kind] = name.split(".");
@@ -98,6 +104,7 @@ function openDesk(folder: string, hands: Hands) {
       if (kind === "stop") running.get(key)?.abort();
       if (kind !== "json" || taken.has(key)) return;
       taken.add(key);
+      takenAt = performance.now();
       // Of a worker that was started anew, or an order that its host has taken back.
       if (existsSync(out(`${key}.json`)) || !existsSync(join(folder, "in", name))) return;
       void answer(key);

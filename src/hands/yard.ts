@@ -42,7 +42,7 @@ export type Yard = {
    * with its host, and their boxes are removed.
    */
   isGuest: boolean;
-  /** The claw executable. Default: this one. */
+  /** The claw executable. Default: config's, or this one. */
   binary?: string;
   /** Opens a way out; where this is absent there is none. */
   openWay?: (ask: WayRequest) => Promise<Way>;
@@ -85,16 +85,18 @@ export async function makeWalls(
 ): Promise<BareWalls & { roots: string[] }> {
   const { install, clawHome, home, isGuest } = yard;
   const { memoryBytes, cpus, pids, tmpBytes } = config.sandbox;
-  if (!yard.binary && !Bun.main.startsWith("/$bunfs/"))
+  const binary = yard.binary ?? config.sandbox.binary ?? process.execPath;
+  if (binary === process.execPath && !Bun.main.startsWith("/$bunfs/"))
     throw new UsageError("A sandbox needs the built executable: run `bun build.ts`.");
   const box = makeBox(yard, name);
-  const checked = await checkMounts({ folder, named: mounts, home, clawHome });
+  const guarded = await checkMounts({ folder, named: mounts, home, clawHome });
+  const checked = [...guarded, ...skillsIn(clawHome)];
   if (!isGuest) await giveFolder(folder, builder.user);
   return {
     name: `${install}-${crypto.randomUUID().slice(0, 13)}`,
     install,
     box: name,
-    binary: realpathSync(yard.binary ?? process.execPath),
+    binary: realpathSync(binary),
     user: isGuest ? ownerOf(folder, builder) : (builder.user ?? ourselves()),
     folder,
     mounts: [
@@ -111,6 +113,12 @@ export async function makeWalls(
     command: [INSIDE_BINARY, "hands", INSIDE_BOX],
     roots: checked.map(({ to }) => to),
   };
+}
+
+/** The person's skills, for all to read: their scripts run where everything runs. */
+function skillsIn(clawHome: string): Mount[] {
+  const to = join(clawHome, "skills");
+  return existsSync(to) ? [{ from: realpathSync(to), to, write: false }] : [];
 }
 
 function makeBox({ boxes }: Yard, name: string): string {

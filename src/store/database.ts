@@ -177,7 +177,6 @@ const migrations: readonly string[] = [
      status INTEGER NOT NULL,
      bytes_sent INTEGER NOT NULL,
      bytes_received INTEGER NOT NULL,
-     requests INTEGER NOT NULL,
      why TEXT
    );
    CREATE INDEX egress_of ON egress (conversation_id, at);

@@ -1,8 +1,6 @@
 /**
  * What left the sandboxes: a row a request, of whom, where to and how much, and never what was said.
  * Every SQL statement about it.
- *
- * A flood of refusals is gathered: a row may stand for several requests, which it counts.
  */
 import type { Opened } from "./database.ts";
 
@@ -21,8 +19,6 @@ export type EgressRow = {
   /** Of bodies, seen from the sandbox. */
   bytesSent: number;
   bytesReceived: number;
-  /** How many requests the row stands for: this one, and refused ones before it. */
-  requests: number;
   /** Why it was refused or broke off. */
   why: string | null;
 };
@@ -43,14 +39,14 @@ export function egressIn({ db, write }: Opened): EgressLog {
       write(() => {
         db.query(
           `INSERT INTO egress (conversation_id, at, ms, route, method, host, path, status, bytes_sent,
-             bytes_received, requests, why) VALUES ($conversation, $at, $ms, $route, $method, $host,
-             $path, $status, $bytesSent, $bytesReceived, $requests, $why)`,
+             bytes_received, why) VALUES ($conversation, $at, $ms, $route, $method, $host, $path,
+             $status, $bytesSent, $bytesReceived, $why)`,
         ).run(row);
       }),
     spent: (conversation, now) =>
       db
         .query<{ requests: number; bytes: number }, [string, number]>(
-          `SELECT coalesce(sum(requests), 0) AS requests,
+          `SELECT count(*) AS requests,
              coalesce(sum(bytes_sent + bytes_received), 0) AS bytes
            FROM egress WHERE conversation_id = ? AND at >= ?`,
         )
@@ -59,7 +55,7 @@ export function egressIn({ db, write }: Opened): EgressLog {
       db
         .query<EgressRow, [number]>(
           `SELECT conversation_id AS conversation, at, ms, route, method, host, path, status,
-             bytes_sent AS bytesSent, bytes_received AS bytesReceived, requests, why
+             bytes_sent AS bytesSent, bytes_received AS bytesReceived, why
            FROM egress ORDER BY id DESC LIMIT ?`,
         )
         .all(limit),
