@@ -2,10 +2,13 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { chownSync, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { config } from "../src/config.ts";
 import { findBuilder } from "../src/hands/builder.ts";
+import { openEgress } from "../src/hands/proxy.ts";
 import { openSandboxHands } from "../src/hands/sandbox.ts";
 import { openWarm } from "../src/hands/warm.ts";
 import { installOf, type Yard } from "../src/hands/yard.ts";
+import type { EgressRow } from "../src/store/egress.ts";
 import type { Hands } from "../src/types.ts";
 import { binary, newPlace, type Place, runClaw, until } from "./claw.ts";
 import { type Docker, dockerMissing, startDocker } from "./docker.ts";
@@ -297,6 +300,53 @@ except OSError as error: print(n < 256, error.errno)`;
     const after = await containersOf(place);
     expect([after.length, after[0] === before[0]]).toEqual([1, false]);
     await others.close();
+  }, 60_000);
+});
+
+describe.skipIf(dockerMissing !== null)("the way out of a container", () => {
+  test("claw -p inside asks a model, with a key that only the host knows", async () => {
+    using place = newPlace();
+    using model = startScripted([{ text: "the model's answer" }]);
+    const key = "sk-ant-canary-4711";
+    const rows: EgressRow[] = [];
+    const { anthropic } = config.egress.routes;
+    const egress = openEgress({
+      routes: { anthropic: { ...anthropic!, origin: model.url } },
+      limits: config.egress,
+      secretOf: (name) => (name === "ANTHROPIC_API_KEY" ? key : undefined),
+      audit: (row) => void rows.push(row),
+      spent: () => ({ requests: 0, bytes: 0 }),
+      now: Date.now,
+      log: () => {},
+    });
+    const builder = await findBuilder("docker", { image: docker.image, log: () => {} });
+    const folder = join(place.clawHome, "groups", "main");
+    mkdirSync(folder, { recursive: true });
+    const yard: Yard = {
+      builder: async () => builder,
+      install: installOf(place.clawHome),
+      boxes: join(place.clawHome, "boxes"),
+      home: place.home,
+      clawHome: place.clawHome,
+      warm: openWarm(1),
+      isGuest: false,
+      binary,
+      openWay: (ask) => egress.open({ ...ask, inside: "/box/net", conversation: "main" }),
+      log: () => {},
+    };
+    const hands = openSandboxHands(yard, { folder, name: "main", routes: ["anthropic"] });
+    const run = async (command: string) => {
+      const input = { command };
+      const call = { type: "tool_call" as const, id: crypto.randomUUID(), name: "Bash", input };
+      return (await hands.run(call, never)).content;
+    };
+    expect(await run("claw -p hello --model anthropic/scripted")).toBe("the model's answer");
+    expect(model.requests[0]?.headers["x-api-key"]).toBe(key);
+    expect(rows).toMatchObject([{ route: "anthropic", path: "/v1/messages", status: 200 }]);
+    expect(await run("env; cat /proc/*/environ /box/in/* 2>/dev/null")).not.toContain(key);
+    expect(await run("curl -sS https://example.com/ 2>&1; true")).toContain("403");
+    await hands.close();
+    await egress.close();
   }, 60_000);
 });
 

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import type { Socket } from "bun";
 import { type Host, type Incoming, type Outgoing, SendError } from "../src/channels/channel.ts";
 import { type EmailOptions, openEmail, testEmail } from "../src/channels/email.ts";
+import { readUrl, withImap } from "../src/channels/mail-servers.ts";
 import { config } from "../src/config.ts";
 import { UsageError } from "../src/errors.ts";
 import { until } from "./claw.ts";
@@ -66,9 +67,9 @@ const account = (kind: "tls" | "startTls" | "plain", host = "localhost") => ({
 });
 
 /** Puts a mail into the mailbox as the provider's server would; its Message-ID. */
-async function deliver(parts: LetterParts = {}): Promise<string> {
+async function deliver(parts: LetterParts = {}, box?: ".Sent"): Promise<string> {
   count += 1;
-  await mail.deliver(letter(count, parts));
+  await mail.deliver(letter(count, parts), new Date(), box);
   return `m${count}@x.org`;
 }
 
@@ -95,9 +96,16 @@ const arrived = (id: string) => mail.received().find((raw) => raw.includes(`<${i
 
 /** What stands in Sent for a message: "draft" is a copy that may never have gone out. */
 const copiesOf = async ({ clientId }: Outgoing) =>
-  (await withId("Sent", `${clientId}@claw.test`)).map(({ flags }) =>
-    flags.includes("\\Draft") ? "draft" : "sent",
-  );
+  (await withId("Sent", `${clientId}@claw.test`))
+    .filter(({ flags }) => !flags.includes("\\Deleted"))
+    .map(({ flags }) => (flags.includes("\\Draft") ? "draft" : "sent"));
+
+/** Marks a mail in Sent as some people's programs do, until they expunge it. */
+const flagDeleted = (id: string) =>
+  withImap(readUrl("EMAIL_IMAP_URL", mail.urls.tls.imap, mail.ca), async (imap) => {
+    await imap.mailboxOpen("Sent");
+    await imap.messageFlagsAdd({ header: { "Message-ID": `<${id}>` } }, ["\\Deleted"]);
+  });
 
 async function largeFile() {
   const [path, bytes] = [join(folder, "large.bin"), 12_000_000];
@@ -210,7 +218,7 @@ describe.skipIf(missing !== null)("email", () => {
       "it comes from a mailing list": { headers: "List-Id: <l.x.org>" },
       "it is our own": { from: address },
     };
-    const ids = await Promise.all(Object.values(strange).map(deliver));
+    const ids = await Promise.all(Object.values(strange).map((parts) => deliver(parts)));
     const last = await deliver();
     await using deaf = await startDaemon({ authservId: null });
     const error = expect.stringContaining("EMAIL_AUTHSERV_ID");
@@ -355,14 +363,18 @@ describe.skipIf(missing !== null)("email", () => {
     expect(await failureOf(nowhere)).toMatchObject({ kind: "retry" });
   });
 
-  test("a connection lost before the end of a mail: surely not taken, no trace of it", async () => {
+  test("a connection lost before the end of a mail: surely not taken, and not marked", async () => {
     for (const at of ["DATA", "body"] as const) {
-      using smtp = startSmtp({ [at]: async () => null });
+      const answer = outgoing({ files: [await largeFile()] }); // more than the sockets hold
+      const seen: unknown[] = [];
+      const look = async () => {
+        seen.push(await copiesOf(answer));
+        return null;
+      };
+      using smtp = startSmtp({ [at]: look });
       await using daemon = openDaemon({ smtpUrl: smtp.url });
-      const answer = outgoing();
-      const files = [await largeFile()]; // more than the sockets hold
-      expect(await failureOf(daemon.send({ ...answer, files }))).toMatchObject({ kind: "retry" });
-      expect(await copiesOf(answer)).toEqual([]);
+      expect(await failureOf(daemon.send(answer))).toMatchObject({ kind: "retry" });
+      expect([...seen, await copiesOf(answer)]).toEqual([[], []]);
     }
   });
 
@@ -379,18 +391,25 @@ describe.skipIf(missing !== null)("email", () => {
     expect([...copies, await copiesOf(answer)]).toEqual([[], ["draft"], ["sent"]]);
   });
 
-  test("refused when it was whole: the mark in Sent goes", async () => {
-    const answer = outgoing();
-    const states: unknown[] = [];
-    const end = async () => {
-      states.push(await copiesOf(answer));
-      return "451 Come again";
-    };
-    using smtp = startSmtp({ end });
-    await using daemon = openDaemon({ smtpUrl: smtp.url });
-    expect(await failureOf(daemon.send(answer))).toMatchObject({ kind: "retry" });
-    expect([...states, await copiesOf(answer)]).toEqual([["draft"], []]);
-  });
+  test.each(["tls", "plain"] as const)(
+    "refused when whole: the mark goes, over %s",
+    async (kind) => {
+      const answer = outgoing();
+      const kept = await deliver({}, ".Sent");
+      await flagDeleted(kept);
+      const states: unknown[] = [];
+      const end = async () => {
+        states.push(await copiesOf(answer));
+        return "451 Come again";
+      };
+      using smtp = startSmtp({ end });
+      await using daemon = openDaemon({ ...account(kind), smtpUrl: smtp.url });
+      expect(await failureOf(daemon.send(answer))).toMatchObject({ kind: "retry" });
+      expect([...states, await copiesOf(answer)]).toEqual([["draft"], []]);
+      expect(await daemon.channel.find(answer, noSignal())).toBeNull();
+      expect(await withId("Sent", kept)).toHaveLength(1); // not ours to expunge
+    },
+  );
 
   test("no answer to a whole mail: this process sends it again, another one never does", async () => {
     using smtp = startSmtp({ end: async () => null });

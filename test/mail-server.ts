@@ -60,7 +60,7 @@ export async function startMail() {
 
   const user = `${encodeURIComponent(address)}:${encodeURIComponent(password)}`;
   const url = (scheme: string, host: string, port: number) => `${scheme}://${user}@${host}:${port}`;
-  // `deaf`: neither server offers STARTTLS there. On 127.0.0.3 their certificate is another's.
+  // `deaf`: neither server offers STARTTLS there, and IMAP has little more than it must. On 127.0.0.3 their certificate is another's.
   const [name, deaf] = ["localhost", "127.0.0.2"];
   const urls = {
     tls: { imap: url("imaps", name, imaps), smtp: url("smtps", name, smtps) },
@@ -197,7 +197,7 @@ function writeDovecot(base: string, imaps: number, imap: number): void {
 base_dir = ${base}/run; state_dir = ${base}/state; log_path = ${base}/dovecot.err
 protocols = imap; listen = 127.0.0.1, 127.0.0.2, 127.0.0.3; auth_failure_delay = 0
 ssl = yes; ssl_cert = <${base}/cert.pem; ssl_key = <${base}/key.pem
-local 127.0.0.2 {; ssl = no; }
+local 127.0.0.2 {; ssl = no; protocol imap {; imap_capability = IMAP4rev1 SPECIAL-USE; }; }
 disable_plaintext_auth = no; first_valid_uid = 1; mail_max_userip_connections = 100
 mail_location = maildir:${base}/mail
 passdb {; driver = static

@@ -24,7 +24,7 @@ import type { Route } from "../src/types.ts";
 import { until } from "./claw.ts";
 
 const TOKEN = "token-of-this-sandbox";
-const SECRET = "canary/SECRET+with=signs-1234567890";
+const SECRET = "canary/SECRET+with=signs?>?>?~~~1234567890";
 
 const cleanups: (() => unknown)[] = [];
 afterEach(async () => {
@@ -161,15 +161,18 @@ async function say(rig: Rig, bytes: string): Promise<string> {
   return readAll(socket);
 }
 
+/** Where a sandbox's way begins: its bridge, if it has one. */
+type Door = { folder: string; port?: number };
+
 /** A connection to `host` within TLS. */
-async function tunnel(rig: { folder: string }, host = "api.test"): Promise<tls.TLSSocket> {
-  const socket = connect(join(rig.folder, "proxy.sock"));
+async function tunnel({ folder, port }: Door, host = "api.test"): Promise<tls.TLSSocket> {
+  const socket = port ? connect(port, "127.0.0.1") : connect(join(folder, "proxy.sock"));
   socket.write(`CONNECT ${host}:443 HTTP/1.1\r\nHost: ${host}:443\r\n${credentials()}\r\n`);
   const [head] = await new Promise<Buffer[]>((resolve) =>
     socket.once("data", (...all: Buffer[]) => resolve(all)),
   );
   if (!head?.toString().includes(" 200 ")) throw new Error(head?.toString());
-  const ca = await Bun.file(join(rig.folder, "ca.pem")).text();
+  const ca = await Bun.file(join(folder, "ca.pem")).text();
   const secure = tls.connect({ socket, servername: host, ca });
   await new Promise<void>((resolve, reject) =>
     secure.once("secureConnect", resolve).once("error", reject),
@@ -178,7 +181,7 @@ async function tunnel(rig: { folder: string }, host = "api.test"): Promise<tls.T
 }
 
 /** Sends bytes within TLS as they are; the request has to end its connection. */
-async function sayInside(rig: { folder: string }, bytes: string, host?: string): Promise<string> {
+async function sayInside(rig: Door, bytes: string, host?: string): Promise<string> {
   const secure = await tunnel(rig, host);
   const text = readAll(secure);
   secure.write(bytes, "latin1");
@@ -533,6 +536,12 @@ test("a secret is taken out of what comes back, wherever chunks are cut", async 
   }
 });
 
+test("an answer that ends as the secret begins is whole", async () => {
+  const { origin } = await upstream((_, res) => res.end(`x${SECRET.slice(0, 12)}`));
+  const rig = await openRig({ api: route(origin) });
+  expect(await sayInside(rig, get("/ok"))).toEndWith(`\r\n\r\nx${SECRET.slice(0, 12)}`);
+});
+
 test("an answer that cannot be searched for the secret does not come back", async () => {
   const { origin, seen } = await upstream((_, res) => {
     res.writeHead(200, { "content-encoding": "gzip" });
@@ -632,7 +641,7 @@ test("an upstream's certificate has to be trusted, and its host's", async () => 
     right: route(`https://localhost:${right}`, { hosts: ["right.test"] }),
     wrong: route(`https://localhost:${wrong}`, { hosts: ["wrong.test"] }),
   };
-  const ask = (rig: { folder: string }, host: string) =>
+  const ask = (rig: Door, host: string) =>
     sayInside(rig, get("/ok").replace("api.test", host), host);
   const rig = await openRig(routes);
   const stranger = await ask(rig, "right.test");
@@ -721,6 +730,11 @@ test("a day has so many requests, refused ones too, and the next has them anew",
     expect(statusOf(await sayInside(rig, get(target)))).toBe(status);
   expect(seen).toHaveLength(2);
   rig.clock.now += 86_400_000;
+  for (const _ of [1, 2, 3, 4])
+    await say(rig, `CONNECT evil.test:443 HTTP/1.1\r\nHost: x\r\n${credentials()}\r\n`);
+  expect(statusOf(await sayInside(rig, get("/ok")))).toBe(200);
+  expect(statusOf(await sayInside(rig, get("/ok")))).toBe(429);
+  rig.clock.now += 86_400_000;
   expect(statusOf(await sayInside(rig, get("/ok")))).toBe(200);
 });
 
@@ -740,8 +754,10 @@ test("a day has so many bytes, and an answer that exceeds them is broken off", a
 
 test("a flood of refusals leaves no more rows than a day may have", async () => {
   const rig = await openRig({ api: route(undefined) });
+  const start = performance.now();
   const knock = () => say(rig, `CONNECT evil.test:443 HTTP/1.1\r\nHost: x\r\n${credentials()}\r\n`);
   for (let batch = 0; batch < 25; batch++) await Promise.all(Array.from({ length: 10 }, knock));
+  expect(performance.now() - start).toBeGreaterThan(1_000); // 100 at once, and 100 a second
   expect(rig.rows).toHaveLength(200);
   expect(rig.rows.at(-1)?.why).toContain("last that has a row");
   rig.clock.now += 86_400_000;
@@ -811,6 +827,15 @@ test("a request in which nothing moves is ended", async () => {
   expect(text).toContain("begun");
   await until(() => seen[0]?.ended === true && rig.rows.length === 1);
   expect(rig.rows[0]?.why).toContain("Nothing was heard");
+  const slow = await upstream(async (_, res) => {
+    for (const part of "slowly") {
+      res.write(part);
+      await Bun.sleep(50);
+    }
+    res.end(".");
+  });
+  const other = await openRig({ api: route(slow.origin) }, { limit: { idleMs: 150 } });
+  expect(await sayInside(other, get("/ok"))).toContain("\r\n.\r\n");
 });
 
 test("closing ends what is open and takes the socket away", async () => {
@@ -902,12 +927,14 @@ test("the bridge carries ends in either direction, and no more than the other si
   const folder = mkdtempSync(join(tmpdir(), "claw-bridge-"));
   const [path, port] = [join(folder, "proxy.sock"), await freePort()];
   let mode = "answer at the end";
+  const late: string[] = [];
   const server = createServer({ allowHalfOpen: true }, (socket) => {
     let text = "";
     socket.on("error", () => socket.destroy());
     if (mode === "never read") return void socket.pause();
+    if (mode === "answer first") socket.end("nothing more from here");
     socket.on("data", (chunk: Buffer) => (text += chunk.toString()));
-    socket.on("end", () => socket.end(`had ${text}`));
+    socket.on("end", () => (mode === "answer first" ? late.push(text) : socket.end(`had ${text}`)));
   });
   await new Promise<void>((resolve) => server.listen(path, resolve));
   const bridge = openBridge(path, port);
@@ -919,6 +946,16 @@ test("the bridge carries ends in either direction, and no more than the other si
   const client = connect({ port, host: "127.0.0.1", allowHalfOpen: true });
   client.end("all of it");
   expect(await readAll(client)).toBe("had all of it");
+  mode = "answer first";
+  const slow = connect({ port, host: "127.0.0.1", allowHalfOpen: true });
+  await new Promise((resolve) => slow.on("end", resolve).resume());
+  slow.end("said afterwards");
+  await until(() => late.length === 1);
+  expect(late).toEqual(["said afterwards"]);
+  const before = await new Promise<number>((resolve) =>
+    server.getConnections((_, n) => resolve(n)),
+  );
+  expect(before).toBe(0);
   mode = "never read";
   const pusher = connect(port, "127.0.0.1");
   pusher.on("error", () => undefined).write(Buffer.alloc(50_000_000));

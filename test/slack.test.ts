@@ -327,10 +327,18 @@ test("files that are seen late are not shared twice, nor taken for another's", a
   const again = { ...send, clientId: crypto.randomUUID() };
   expect(await kindOf(channel.send(again, nobody))).toBe("ambiguous null");
   await say(slack, "mine", { files: [{ name: "r", mimetype: "text/plain", content }] });
+  slack.shareMs = 0;
+  for (const [name, words] of [
+    ["r", "longer"],
+    ["s", "abc"],
+  ] as const) {
+    const files = [await fileNamed(daemon, name, words)];
+    await channel.send(outgoing({ address: "D1", text: "another", files }), nobody);
+  }
   expect(await kindOf(channel.find(again, nobody))).toBe("retry 70");
   await channel.find(again, nobody);
-  await until(() => slack.posts.length === 4);
-  expect(shown(slack).slice(2)).toEqual(["null: r", "null: r 3"]);
+  const others = ["null: another", "null: r 6", "null: another", "null: s 3"];
+  expect(shown(slack).slice(2)).toEqual(["null: r", ...others, "null: r 3"]);
 });
 
 test("a send is posted where its address says, and found by its client id", async () => {

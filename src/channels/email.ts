@@ -145,8 +145,8 @@ function openSender(account: Account, log: Host["log"]): Pick<Channel, "send" | 
         },
         signal,
       ).catch(toRetry);
-      unanswered.delete(id);
-      if (typeof found !== "string") throw doubtOf(outgoing, own, found);
+      const isUnanswered = unanswered.delete(id);
+      if (typeof found !== "string" && !isUnanswered) throw doubtOf(outgoing, own, found);
       return found === "there" ? id : null;
     },
   };
@@ -170,15 +170,16 @@ async function sendAndCopy(
   const sent = openSent(imap, letter);
   const tell = (event: string) => (error: unknown) =>
     log(event, { id: letter.id, reason: messageOf(error) });
-  let marking: Promise<void> | null = null;
-  const mark = () => (marking = sent.mark().catch(tell("not marked")));
+  const copy: { marking?: Promise<void> } = {};
+  const mark = () => (copy.marking = sent.mark().catch(tell("not marked")));
   try {
     const rejected = await submit(smtp, letter, { ready: sent.ready, mark }, signal);
     if (rejected.length > 0) log("refused", { id: letter.id, to: rejected.join(", ") });
     await sent.settle(confirmCopy).catch(tell("not copied"));
   } catch (error) {
-    await marking;
-    if (marking && !isInDoubt(error)) await sent.settle(withdrawCopy).catch(tell("not withdrawn"));
+    await copy.marking;
+    if (copy.marking && !isInDoubt(error))
+      await sent.settle(withdrawCopy).catch(tell("not withdrawn"));
     throw error;
   } finally {
     await sent.end();

@@ -46,21 +46,12 @@ export function openBridge(socketPath: string, port: number): { close(): void } 
       client.pipe(host);
       host.pipe(client);
     });
-    for (const [one, other] of [
-      [client, host],
-      [host, client],
-    ] as const) {
-      open.add(one);
-      one.on("error", () => {
-        if (!isJoined && one === host) client.end(AWAY, () => client.destroy());
-        else other.destroy();
-      });
-      one.on("close", () => {
-        open.delete(one);
-        // What arrived before is still written; an end without it has to pass on at once.
-        if (isJoined && (one.destroyed || one.readableEnded)) other.end();
-      });
-    }
+    client.on("error", () => client.destroy());
+    host.on("error", () => (isJoined ? host.destroy() : client.end(AWAY)));
+    // What is on its way to the other side still gets there.
+    client.on("close", () => host.destroySoon());
+    host.on("close", () => client.destroySoon());
+    for (const socket of [client, host]) open.add(socket.on("close", () => open.delete(socket)));
   });
   server.on("error", (error) => {
     console.error(`The way out cannot be offered on 127.0.0.1:${port}: ${messageOf(error)}`);

@@ -129,13 +129,13 @@ class Exit {
   }
 
   async listen(): Promise<void> {
-    const [path, ca] = [this.#path, join(this.place.folder, "ca.pem")];
+    const ca = join(this.place.folder, "ca.pem");
     await writeFile(`${ca}.new`, this.authority.certificate);
     await rename(`${ca}.new`, ca);
-    await rm(path, { force: true }); // of a host that died
-    this.#server.listen(path);
+    await rm(this.#path, { force: true }); // of a host that died
+    this.#server.listen(this.#path);
     await once(this.#server, "listening");
-    await chmod(path, 0o666); // the user inside is another one; only the mount leads here
+    await chmod(this.#path, 0o666); // the user inside is another one; only the mount leads here
   }
 
   async close(): Promise<void> {
@@ -259,8 +259,7 @@ class Exit {
         if (!res.headersSent || error instanceof Refusal) ending.abort(error);
       });
     } else upstream.end();
-    const [answer]: http.IncomingMessage[] = await answered;
-    if (!answer) throw LEFT;
+    const [answer] = (await answered) as [http.IncomingMessage];
     if (secret && (answer.headers["content-encoding"] ?? "identity") !== "identity") throw CODED;
     const mask = openMask(secret?.text ?? "");
     row.status = answer.statusCode ?? 502;
@@ -283,8 +282,7 @@ class Exit {
 
   /** What was used since midnight. */
   #today(): { requests: number; bytes: number } {
-    const day = dayOf(this.options.now());
-    const none = { requests: 0, bytes: 0 };
+    const [day, none] = [dayOf(this.options.now()), { requests: 0, bytes: 0 }];
     if (day !== this.#day) [this.#day, this.#refused, this.#spent] = [day, 0, none];
     return this.#spent;
   }

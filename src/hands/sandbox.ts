@@ -18,7 +18,8 @@ import { watchSize } from "./quota.ts";
 import type { Sandbox } from "./walls.ts";
 import { orAbort } from "./warm.ts";
 import { makeWalls, newRecord, readRecord, writeRecord } from "./yard.ts";
-import type { SandboxOptions, Way, Yard } from "./yard.ts";
+import type { Way } from "./proxy.ts";
+import type { SandboxOptions, Yard } from "./yard.ts";
 import { LEASE_MS, type Order } from "./wire.ts";
 
 /** How long a worker may take to end a call that was stopped, and to be ready. */
@@ -252,10 +253,7 @@ class Box {
     const { routes = [] } = this.#options;
     if (routes.length === 0) return null;
     const folder = join(this.#yard.boxes, this.#options.name, "net");
-    return (
-      (await this.#yard.openWay?.({ conversation: this.#options.name, folder, routes, token })) ??
-      null
-    );
+    return (await this.#yard.openWay?.({ folder, routes, token })) ?? null;
   }
 
   /** Ends a sandbox, once; the next call starts another, when this one is gone. */

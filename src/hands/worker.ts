@@ -19,13 +19,10 @@ import { closeSync, utimesSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { UsageError } from "../errors.ts";
 import type { Hands } from "../types.ts";
-import { openBridge } from "./bridge.ts";
+import { BRIDGE_PORT, openBridge } from "./bridge.ts";
 import { openLocalHands } from "./hands.ts";
 import { isKey, LEASE_MS, type Order, parseOpening, parseOrder, PRINTED_BYTES } from "./wire.ts";
 import { PULSE_MS, putMessage, type Reply } from "./wire.ts";
-
-/** Where the way out is inside. */
-export const BRIDGE_PORT = 3128;
 
 /** Where watching does not serve, a worker that has long had nothing to do looks this often. */
 const LOOK_MS = 500;

@@ -23,6 +23,7 @@ import { UsageError } from "../errors.ts";
 import type { Mount, MountConfig } from "../types.ts";
 import { checkMounts, findCovers } from "./mounts.ts";
 import { type BareWalls, type Builder, INSIDE_BINARY, INSIDE_ENV } from "./walls.ts";
+import type { Way } from "./proxy.ts";
 import type { Warm } from "./warm.ts";
 import { INSIDE_BOX } from "./wire.ts";
 
@@ -52,13 +53,11 @@ export type Yard = {
 };
 
 export type WayRequest = {
-  conversation: string;
   /** Outside; its place inside is INSIDE_BOX/net. */
   folder: string;
   routes: readonly string[];
   token: string;
 };
-export type Way = { env: Record<string, string>; close(): Promise<void> };
 
 export type SandboxOptions = {
   /** The workspace: absolute and real, and writable inside. */

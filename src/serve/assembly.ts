@@ -86,13 +86,17 @@ export async function assemble(parts: Parts): Promise<Assembly> {
     interrupt: (id) => turns.interrupt(id),
   };
   const { queue, outbox, schedules } = daemon;
-  removeOld(clawHome);
-  const daily = setInterval(() => removeOld(clawHome), 86_400_000);
   const freed = await queue.freeAll(now());
   if (freed > 0) log("recovered", { conversations: freed });
 
   const inTurn = queue.openTurns();
   const hands = await openHands({ clawHome, opened, builder, inTurn, secretOf, log, now });
+  const tidy = () => {
+    removeOld(clawHome);
+    void hands.tidy();
+  };
+  tidy();
+  const daily = setInterval(tidy, 86_400_000);
   const senders = channels.map((channel) =>
     openSender({ channel, outbox, tell: (row, why) => tellLost(daemon, row, why), log, now }),
   );

@@ -15,7 +15,7 @@ import { openSandboxHands } from "../hands/sandbox.ts";
 import type { Builder } from "../hands/walls.ts";
 import { openWarm } from "../hands/warm.ts";
 import { INSIDE_BOX } from "../hands/wire.ts";
-import { installOf, reap, type Yard } from "../hands/yard.ts";
+import { installOf, reap, type WayRequest, type Yard } from "../hands/yard.ts";
 import type { Opened } from "../store/database.ts";
 import { egressIn } from "../store/egress.ts";
 import type { Hands, MountConfig } from "../types.ts";
@@ -30,8 +30,13 @@ export function folderName(id: string): string {
 
 export type ConversationHands = {
   of(conversationId: string, folder: string): Hands;
+  /** Forgets what is too old to be asked for. */
+  tidy(): Promise<void>;
   close(): Promise<void>;
 };
+
+/** How long the rows about what left the sandboxes are kept. */
+const AUDIT_MS = 90 * 86_400_000;
 
 export type HandsOptions = {
   clawHome: string;
@@ -55,6 +60,7 @@ export async function openHands(options: HandsOptions): Promise<ConversationHand
     rmSync(boxes, { recursive: true, force: true }); // of calls that run here no box knows
     return {
       of: (id, folder) => keep(all, id, () => openLocalHands({ roots: [folder] })),
+      tidy: async () => {},
       close: () => closeAll(all),
     };
   }
@@ -68,8 +74,6 @@ export async function openHands(options: HandsOptions): Promise<ConversationHand
     clawHome,
     warm: openWarm(config.serve.maxWarm),
     isGuest: false,
-    openWay: ({ conversation, folder, routes, token }) =>
-      egress.open({ conversation, folder, inside: `${INSIDE_BOX}/net`, routes, token }),
     log,
   };
   await reap(yard, builder, new Set(options.inTurn.map(folderName)));
@@ -79,14 +83,20 @@ export async function openHands(options: HandsOptions): Promise<ConversationHand
         const { mounts: names, egress: routes } = settingsOf(id);
         const mounts = mountsOf(names);
         const onProgress = (line: string) => log("preparing", { conversation: id, what: line });
-        return openSandboxHands(yard, {
-          folder,
-          name: folderName(id),
-          mounts,
-          routes,
-          onProgress,
-        });
+        const inside = `${INSIDE_BOX}/net`;
+        const openWay = (ask: WayRequest) => egress.open({ ...ask, inside, conversation: id });
+        return openSandboxHands(
+          { ...yard, openWay },
+          {
+            folder,
+            name: folderName(id),
+            mounts,
+            routes,
+            onProgress,
+          },
+        );
       }),
+    tidy: () => egressIn(options.opened).forget(options.now() - AUDIT_MS),
     async close() {
       await closeAll(all);
       await egress.close();

@@ -1,96 +1,180 @@
 /**
  * MCP servers on stdio. One starts with the first call that needs it, stays as long as the hands do,
- * and is started anew by the next call after it has died. Its tools are `mcp__SERVER__TOOL`.
+ * and is started anew by the next call after it has died. Their tools are `mcp__SERVER__TOOL`.
  *
- * Invariant: a server is not to be trusted. What it says is bounded here (tools, results, images,
- * bytes), and one that dies, hangs or floods fails its own call and nothing else. The protocol's
- * package is loaded when a server starts, never before.
+ * Invariant: a server that dies, hangs, floods or lies fails its own call and nothing else; what it
+ * says is bounded (mcp-words.ts). The protocol's package is loaded when a server starts, not before.
  */
-import type { CallToolResult, Client, ContentBlock, Tool } from "@modelcontextprotocol/client";
+import type { Client, Tool } from "@modelcontextprotocol/client";
 import { config } from "../config.ts";
 import { messageOf } from "../errors.ts";
-import type { ImagePart, McpServer, ToolCall, ToolOutput, ToolSpec } from "../types.ts";
-import { cutMiddle } from "./capture.ts";
-import { endTree, MARK } from "./processes.ts";
-import { imageTypeOf } from "./text.ts";
+import type { McpServer, ToolCall, ToolOutput, ToolSpec } from "../types.ts";
+import { failed, MCP_LIMITS, type McpTools, toOutput, toTools } from "./mcp-words.ts";
 
-const { bashTimeoutMs, imageBytes, resultChars } = config.limits;
+/** What a start may take, installing included; and a look whether the tools are still the same. */
+const START_MS = 60_000;
+const LOOK_MS = 1_000;
 
-/** What a server may say: of its tools, in one result, and in bytes from one call to the next. */
-export const MCP_LIMITS = { tools: 64, nameChars: 64, descriptionChars: 2_000, schemaChars: 10_000 };
+const MAX_LINE_BYTES = 10_000_000;
 const MAX_PAGES = 20;
-const MAX_IMAGES = 8;
-const MAX_BYTES = 50_000_000;
-const STDERR_CHARS = 1_000;
 
-/** Single underscores only: "mcp__a" is a rule about all tools of the server "a" and of no other. */
+/** Single underscores alone: "mcp__a" is a rule about all tools of the server "a" and of no other. */
 export const isServerName = (name: string): boolean =>
   name.length <= 32 && /^[a-z0-9-]+(_[a-z0-9-]+)*$/.test(name);
 export const serverOf = (tool: string): string => /^mcp__(.*?)__/.exec(tool)?.[1] ?? "";
 
-export type McpOptions = {
-  cwd: string;
-  /** What servers see besides what their config gives them; without secrets. */
-  env: Record<string, string>;
-  /** Default: config's of a command, and a minute. */
-  callMs?: number;
-  startMs?: number;
-};
-
 export type Mcp = {
-  /** What a server has. Throws a sentence where that cannot be had, and the signal's reason. */
+  /** What a server has. Throws a sentence where that cannot be had, or the signal's reason. */
   list(server: string, signal: AbortSignal): Promise<ToolSpec[]>;
   /** Rejects with the signal's reason and with nothing else. */
   call(call: ToolCall, signal: AbortSignal): Promise<ToolOutput>;
+  /** Ends them all. */
   close(): Promise<void>;
 };
 
+/** `env`: what servers see besides what config gives them. `callMs`: what a call may take. */
+export type McpOptions = { cwd: string; env: Record<string, string>; callMs?: number };
+
 export function openMcp(servers: Record<string, McpServer>, options: McpOptions): Mcp {
-  const { callMs = bashTimeoutMs, startMs = 60_000 } = options;
-  const all = new Map<string, Promise<Server>>();
-  const start = (name: string): Promise<Server> => {
-    const started = all.get(name) ?? startServer(name, servers[name], { ...options, startMs });
-    all.set(name, started);
-    const forget = () => all.get(name) === started && all.delete(name);
-    started.then(({ ended }) => ended).then(forget, forget);
-    return started;
+  const { callMs = config.limits.bashTimeoutMs } = options;
+  const all = new Map<string, Server>();
+  const find = (name: string): Server => {
+    const known = all.get(name);
+    if (known && !known.hasEnded) return known;
+    const wanted = Object.hasOwn(servers, name) ? servers[name] : undefined;
+    if (!wanted) throw new Error(`There is no MCP server "${name}".`);
+    const server = new Server(name, wanted, options);
+    all.set(name, server);
+    return server;
   };
   return {
-    async list(name, signal) {
-      const server = await orAbort(start(name), signal);
-      if (server.isStale) await orAbort(server.refresh(startMs), signal);
-      return [...server.tools.values()].map(({ spec }) => spec);
-    },
-    async call({ name, input }, signal) {
+    list: async (name, signal) => orAbort(find(name).list(), signal),
+    async call(call, signal) {
       try {
-        const server = await orAbort(start(serverOf(name)), signal);
-        const output = await callTool(server, { name, input }, callMs, signal);
-        const isOdd = server.isStale || output.isError;
-        const toolsChanged = isOdd && (await orAbort(server.refresh(1_000), signal));
-        return toolsChanged ? { ...output, toolsChanged } : output;
+        return await orAbort(find(serverOf(call.name)).call(call, callMs, signal), signal);
       } catch (error) {
         signal.throwIfAborted();
         return failed(messageOf(error));
       }
     },
-    async close() {
-      const ends = [...all.values()].map((one) => one.then(({ end }) => end()).catch(() => null));
-      await Promise.all(ends);
-    },
+    close: async () => void (await Promise.all([...all.values()].map((server) => server.end()))),
   };
 }
 
-const failed = (content: string): ToolOutput => ({
-  content: cutMiddle(content, resultChars / 2, "a server's error is not shown in full"),
-  isError: true,
-});
-
 async function orAbort<Value>(promise: Promise<Value>, signal: AbortSignal): Promise<Value> {
-  signal.throwIfAborted();
   const aborted = Promise.withResolvers<never>();
   const onAbort = () => aborted.reject(signal.reason);
   signal.addEventListener("abort", onAbort, { once: true });
-  return Promise.race([promise, aborted.promise]).finally(() =>
-    signal.removeEventListener("abort", onAbort),
-  );
+  if (signal.aborted) onAbort();
+  const first = Promise.race([promise, aborted.promise]);
+  return first.finally(() => signal.removeEventListener("abort", onAbort));
+}
+
+/** One process, from its start to its end. */
+class Server {
+  readonly #name: string;
+  readonly #client: Promise<Client>;
+  #close = async (): Promise<void> => {};
+  #tools: McpTools = new Map();
+  /** It says that its tools are others now. */
+  #isStale = false;
+  /** What it and the protocol complained of last. */
+  #said = "";
+  hasEnded = false;
+
+  constructor(name: string, wanted: McpServer, options: McpOptions) {
+    this.#name = name;
+    this.#client = this.#start(wanted, options).catch((error: unknown) => {
+      void this.end();
+      throw new Error(`The MCP server ${name} did not start: ${this.#tell(error)}`);
+    });
+  }
+
+  async #start(wanted: McpServer, { cwd, env }: McpOptions): Promise<Client> {
+    const [{ Client }, { StdioClientTransport }] = await Promise.all([
+      import("@modelcontextprotocol/client"),
+      import("@modelcontextprotocol/client/stdio"),
+    ]);
+    const pipe = new StdioClientTransport({
+      ...wanted,
+      env: { ...env, ...wanted.env },
+      cwd,
+      stderr: "pipe",
+      maxBufferSize: MAX_LINE_BYTES,
+    });
+    const client = new Client({ name: "claw", version: "1" });
+    const hear = (words: string) => (this.#said = (this.#said + words).slice(-1_000));
+    pipe.stderr?.on("data", (bytes: Buffer) => hear(bytes.toString()));
+    client.onerror = (error) => hear(`${messageOf(error).slice(0, 200)}\n`);
+    client.onclose = () => (this.hasEnded = true);
+    client.setNotificationHandler("notifications/tools/list_changed", () => {
+      this.#isStale = true;
+    });
+    this.#close = () => client.close();
+    if (this.hasEnded) throw new Error("it is not needed any more");
+    await client.connect(pipe, { timeout: START_MS });
+    this.#tools = toTools(this.#name, await askTools(client, START_MS));
+    return client;
+  }
+
+  #tell(error: unknown): string {
+    const said = this.#said.trim();
+    return messageOf(error) + (said === "" ? "" : `. It said last: ${said}`);
+  }
+
+  end(): Promise<void> {
+    this.hasEnded = true;
+    return this.#close();
+  }
+
+  async list(): Promise<ToolSpec[]> {
+    await this.#client;
+    await this.#look(START_MS);
+    return [...this.#tools.values()].map(({ spec }) => spec);
+  }
+
+  /** Whether its tools are others than they were. */
+  async #look(timeoutMs: number): Promise<boolean> {
+    const [before, client] = [this.#tools, await this.#client];
+    this.#isStale = false;
+    this.#tools = toTools(this.#name, await askTools(client, timeoutMs));
+    return !Bun.deepEquals(before, this.#tools);
+  }
+
+  async call({ name, input }: ToolCall, timeout: number, signal: AbortSignal): Promise<ToolOutput> {
+    const client = await this.#client;
+    const real = this.#tools.get(name)?.real;
+    if (real === undefined)
+      return { ...failed(`${this.#name} has no tool ${name} any more.`), toolsChanged: true };
+    const request = { method: "tools/call", params: { name: real, arguments: input } } as const;
+    const output = await client
+      .request(request, { signal, timeout })
+      .then(toOutput, (error: unknown) => this.#fail(name, error));
+    const isStale = this.#isStale;
+    if (this.hasEnded || !(isStale || output.isError)) return output;
+    const toolsChanged = await this.#look(LOOK_MS).catch(() => isStale);
+    return toolsChanged ? { ...output, toolsChanged } : output;
+  }
+
+  /** One that did not answer in time may never answer again, and is ended. */
+  #fail(tool: string, error: unknown): ToolOutput {
+    const isLate = error instanceof Error && "code" in error && error.code === "REQUEST_TIMEOUT";
+    if (isLate) void this.end();
+    const isOver = this.hasEnded
+      ? " The server has ended, so look what the call did before you repeat it; the next one starts the server anew."
+      : "";
+    return failed(`${tool} failed: ${this.#tell(error)}.${isOver}`);
+  }
+}
+
+async function askTools(client: Client, timeout: number): Promise<Tool[]> {
+  const found = new Map<string, Tool>();
+  let cursor: string | undefined;
+  for (let pages = 0; pages < MAX_PAGES && found.size < MCP_LIMITS.tools; pages++) {
+    const page = await client.request({ method: "tools/list", params: { cursor } }, { timeout });
+    for (const tool of page.tools) found.set(tool.name, tool);
+    cursor = page.nextCursor;
+    if (cursor === undefined) break;
+  }
+  return [...found.values()];
 }
