@@ -3,7 +3,15 @@
  * and what it may do. Typed data and no logic; flags and environment variables override it, nothing
  * in the folder claw is started in does.
  */
-import type { ConversationConfig, Mode, MountConfig, Price, Route, Rules } from "./types.ts";
+import type {
+  ConversationConfig,
+  McpServer,
+  Mode,
+  MountConfig,
+  Price,
+  Route,
+  Rules,
+} from "./types.ts";
 
 export const config = {
   /** The first line of `claw chat`. */
@@ -176,6 +184,12 @@ export const config = {
     /** Of one conversation at the same time. */
     maxConnections: 64,
   },
+
+  /**
+   * MCP servers on stdio that a conversation may be given by name, of [a-z0-9-] and single "_"; they
+   * run in its sandbox. `env` is read by everything in there: a secret belongs to a route of egress.
+   */
+  mcp: {} as Record<string, McpServer>,
 
   /** `claw serve`. */
   serve: {

@@ -123,6 +123,8 @@ export type ToolOutput = {
   images?: ImagePart[];
   /** A unified diff of what changed, for people; the model does not see it. */
   patch?: string;
+  /** The tools of the call's MCP server are others than they were. */
+  toolsChanged?: boolean;
 };
 
 /** What a file looked like when a tool last read or wrote it; an edit compares. */
@@ -192,6 +194,8 @@ export type Tool<Input = unknown> = {
 export interface Hands {
   /** The tools these hands have, in the order the model sees them. */
   readonly tools: readonly ToolSpec[];
+  /** Learns of `tools` what has to be asked for; to be called before a turn. Never rejects. */
+  ready?(signal: AbortSignal): Promise<void>;
   isReadOnly(name: string): boolean;
   /** false: `run` would do nothing but say what is wrong with the call's name or arguments. */
   isRunnable(call: ToolCall): boolean;
@@ -297,8 +301,11 @@ export type Event =
 /** An event in its place. `seq` counts from 1 without gaps; `at` is milliseconds since 1970. */
 export type LoggedEvent = { seq: number; at: number; event: Event };
 
-/** What a mouth is told while a turn runs: each event once it is logged, and deltas. */
-export type Output = Event | Delta;
+/** The last line that a running call has printed. Never logged. */
+export type Printed = { type: "printed"; id: string; line: string };
+
+/** What a mouth is told while a turn runs: each event once it is logged, and what passes. */
+export type Output = Event | Delta | Printed;
 
 export type SessionInfo = {
   id: string;
@@ -326,6 +333,8 @@ export type ConversationConfig = {
   mounts?: string[];
   /** Names of config.egress.routes that its sandbox may take. */
   egress?: string[];
+  /** Names of config.mcp: the servers that run in its sandbox. `tools` names theirs in full. */
+  mcp?: string[];
   /** Budgets of a day (the machine's midnight to midnight); null: none. */
   tokensPerDay?: number | null;
   usdPerDay?: number | null;
@@ -342,6 +351,9 @@ export type MountConfig = {
   /** Default: false. */
   write?: boolean;
 };
+
+/** An MCP server on stdio, found and run inside. */
+export type McpServer = { command: string; args?: string[]; env?: Record<string, string> };
 
 /** A mount that passed the guard: both paths absolute, `from` real. */
 export type Mount = { from: string; to: string; write: boolean };

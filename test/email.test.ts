@@ -123,7 +123,10 @@ function startSmtp(told: {
   async function take(socket: Socket, bytes: Buffer): Promise<unknown> {
     if (raw !== null) {
       raw += bytes.toString("latin1");
-      if (raw.length === bytes.length && told.body) return say(socket, await told.body(raw));
+      if (raw.length === bytes.length && told.body) {
+        socket.pause(); // The rest cannot come.
+        return say(socket, await told.body(raw));
+      }
       if (!raw.endsWith("\r\n.\r\n")) return null;
       const whole = raw.slice(0, -3);
       raw = null;

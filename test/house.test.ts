@@ -36,6 +36,7 @@ const ground = ["types.ts", "errors.ts", "config.ts", "args.ts", "escape.ts", "i
 const packages = [
   "@anthropic-ai/sdk",
   "@clack/prompts",
+  "@modelcontextprotocol/client",
   "@slack/web-api",
   "cron-parser",
   "diff",

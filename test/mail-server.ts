@@ -163,12 +163,27 @@ async function answers(port: number): Promise<boolean> {
   }
 }
 
-/** Ports that were free a moment ago, all different. */
+const taken = new Set<number>();
+
+/** Ports that nobody listens on, below those that outgoing connections get. */
 function freePorts(count: number): number[] {
-  const listen = () => Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
-  const listeners = Array.from({ length: count }, listen);
-  for (const listener of listeners) listener.stop(true);
-  return listeners.map(({ port }) => port);
+  const ports: number[] = [];
+  while (ports.length < count) {
+    const port = 12_000 + Math.floor(Math.random() * 20_000);
+    if (taken.has(port) || !isFree(port)) continue;
+    taken.add(port);
+    ports.push(port);
+  }
+  return ports;
+}
+
+function isFree(port: number): boolean {
+  try {
+    Bun.listen({ hostname: "127.0.0.1", port, socket: { data() {} } }).stop(true);
+    return true;
+  } catch {
+    return false; // Somebody else's.
+  }
 }
 
 function makeCertificates(base: string): void {

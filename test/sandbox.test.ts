@@ -125,10 +125,22 @@ describe.skipIf(missing !== null)("hands in a sandbox", () => {
     expect(performance.now() - startedAt).toBeLessThan(1000);
   });
 
+  it("show what a command prints, as it comes", async () => {
+    let printed = "";
+    const input = { command: "echo one; while [ ! -e go ]; do sleep 0.05; done; echo two" };
+    const call = { type: "tool_call" as const, id: "p", name: "Bash", input };
+    const running = hands.run(call, never, (bytes) => (printed += Buffer.from(bytes)));
+    await until(() => printed === "one\n");
+    writeFileSync(join(folder, "go"), "");
+    expect((await running).content).toBe("one\ntwo");
+    expect(printed).toBe("one\ntwo\n");
+  });
+
   describe("walls", () => {
     it.each([
       ["no network device but lo", "tail -n +3 /proc/net/dev | cut -d: -f1 | xargs", "lo"],
       ["no capability", "grep -Ec '^Cap.*\\s0+$' /proc/self/status", "5"],
+      ["a filter of system calls", "grep Seccomp: /proc/self/status", "Seccomp:\t2"],
       ["no new privileges", "grep NoNewPrivs /proc/self/status", "NoNewPrivs:\t1"],
       ["no user namespace of one's own", "unshare -U true 2>/dev/null || echo none", "none"],
       ["no descriptor of the host", "ls /proc/self/fd | xargs", "0 1 2 3"],
@@ -392,7 +404,8 @@ describe.skipIf(missing !== null)("hands in a sandbox", () => {
   describe("a worker that is not to be trusted", () => {
     const take = "sleep 0.1; for path in /box/in/*-*.json; do key=$(basename $path .json); done";
     const ready = `touch /box/out/ready; while ! ls /box/in/*-*.json >/box/out/x 2>&1; do sleep 0.05; done; ${take}`;
-    const say = (text: string) => `printf '%s' '${text}' > /box/out/$key.json`;
+    const say = (text: string) =>
+      `printf '%s' '${text}' > /box/out/said; mv /box/out/said /box/out/$key.json`;
     const good = JSON.stringify({ type: "output", output: { content: "good" } });
     it.each([
       ["gives what is no JSON", [ready, say("hello"), "sleep 9"], /its reply was no JSON/],

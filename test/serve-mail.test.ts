@@ -96,15 +96,19 @@ test.skipIf(missing !== null)(
     await mail.deliver(raw({ from, id: "a@x", text: "hi" }));
     await mail.deliver(raw({ from, id: "b@x", text: "hi again" }));
     expect((await once()).code).toBe(0);
-    const [told, ...rest] = mail.received().filter((one) => one.includes(`To: ${from}`));
+    const arrived = (words: string) =>
+      eventually(
+        () => mail.received().filter((one) => one.includes(words)),
+        (all) => all.length > 0,
+      );
+    const [told, ...rest] = await arrived(`To: ${from}`);
     expect(rest).toEqual([]);
     const code = /\b(?=\w*[A-Z])([A-Z0-9]{8}):/.exec(told ?? "")?.[1] ?? "";
     expect((await runClaw(place, ["pair", "approve", code])).code).toBe(0);
     await mail.deliver(raw({ from, id: "c@x", text: "now" }));
     expect((await once()).code).toBe(0);
     expect(model.requests).toHaveLength(1);
-    const answered = mail.received().filter((one) => one.includes("c@x"));
-    expect(answered).toHaveLength(1);
+    expect(await arrived("c@x")).toHaveLength(1);
     expect(mail.received().filter((one) => one.includes("In-Reply-To: <word@x>"))).toHaveLength(1);
   },
   60_000,

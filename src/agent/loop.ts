@@ -16,7 +16,6 @@ import type {
   Model,
   ModelAnswer,
   Output,
-  Price,
   Question,
   TextPart,
   ToolCall,
@@ -25,6 +24,7 @@ import type {
   Usage,
 } from "../types.ts";
 import { closeCalls, tellUnknown } from "./fold.ts";
+import { costOf, limitOf } from "./limits.ts";
 import { decide } from "./permissions.ts";
 import type { Session } from "./session.ts";
 import { loadSkill } from "./skills.ts";
@@ -126,11 +126,12 @@ type Turn = {
 
 /** One model call and the tools it asks for. False: the turn is over. */
 async function step(turn: Turn): Promise<boolean> {
-  const { options, result } = turn;
+  const { session, options, result } = turn;
   await log(turn);
   options.signal.throwIfAborted();
   await steer(turn);
-  if (limitReached(turn)) return false;
+  const reached = limitOf(session, options, result);
+  if (reached) return (Object.assign(result, reached), false);
 
   const answer = await askModel(turn);
   result.steps += 1;
@@ -176,52 +177,6 @@ async function log({ session, options, held }: Turn, ...events: Event[]): Promis
   if (all.length === 0) return;
   await session.log(...all);
   for (const event of all) options.emit(event);
-}
-
-// ── Limits ──────────────────────────────────────────────────────────────────────────────────────
-
-function limitReached(turn: Turn): boolean {
-  const { options, result, session } = turn;
-  const maxTurns = options.maxTurns ?? config.limits.maxSteps;
-  if (result.steps >= maxTurns) {
-    result.reason = "max_turns";
-    result.detail = `The limit of ${maxTurns} model calls is reached. Say "go on" to continue.`;
-    return true;
-  }
-  const { maxBudgetUsd } = options;
-  const forbidden = options.limit?.() ?? null;
-  if (forbidden !== null) {
-    result.reason = "max_budget_usd";
-    result.detail = forbidden;
-    return true;
-  }
-  if (maxBudgetUsd === undefined) return false;
-  const next = leastCostUsd(session, session.model.price);
-  if (result.costUsd + next < maxBudgetUsd) return false;
-  result.reason = "max_budget_usd";
-  result.detail = `The budget of $${maxBudgetUsd} is spent: $${result.costUsd.toFixed(4)} so far, and the next call costs $${next.toFixed(4)} or more.`;
-  return true;
-}
-
-/** What the next request costs at the least: its input, at 4 characters a token, from the cache. */
-function leastCostUsd(session: Session, price: Price | null): number {
-  if (!price) return 0;
-  const last = session.events.findLast(({ event }) => event.type === "answer")?.event;
-  const tokens = last?.type === "answer" ? last.usage.inputTokens + last.usage.cacheReadTokens : 0;
-  return (tokens * Math.min(price.input, price.cacheRead ?? price.input)) / 1e6;
-}
-
-/** USD of one answer; null where the price is unknown. */
-export function costOf(usage: Usage, price: Price | null): number | null {
-  if (!price) return null;
-  const { input, output, cacheRead = input, cacheWrite = input } = price;
-  return (
-    (usage.inputTokens * input +
-      usage.outputTokens * output +
-      usage.cacheReadTokens * cacheRead +
-      usage.cacheWriteTokens * cacheWrite) /
-    1e6
-  );
 }
 
 // ── The model ───────────────────────────────────────────────────────────────────────────────────
@@ -340,7 +295,11 @@ async function runStarted(turn: Turn, calls: ToolCall[]): Promise<void> {
 
 function runCall({ session, options }: Turn, call: ToolCall): Promise<ToolOutput> {
   if (call.name === "Skill") return loadSkill(session.skills, call);
-  return session.hands.run(call, options.signal);
+  return session.hands.run(call, options.signal, (bytes) => {
+    const lines = new TextDecoder().decode(bytes.subarray(-1000)).split("\n");
+    const line = lines.findLast((text) => text.trim() !== "");
+    if (line !== undefined) options.emit({ type: "printed", id: call.id, line: line.trim() });
+  });
 }
 
 const toResult = (call: ToolCall, output: ToolOutput): Event & { type: "tool_result" } => ({

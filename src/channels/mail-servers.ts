@@ -191,17 +191,16 @@ export async function openFolder(imap: ImapFlow, use: "\\Sent" | "\\Drafts"): Pr
 }
 
 /** The UIDs of a mail's copies: of those that are no proof, and of those that are. */
-async function copiesIn({ imap, path, uid }: Folder, id: string) {
+async function copiesIn({ imap, path }: Folder, id: string) {
   await imap.mailboxOpen(path); // Anew, or it would not hold what others have put there since.
   const search = async (query: SearchObject) => {
     const found = await imap.search({ header: { "Message-ID": `<${id}>` }, ...query }, byUid);
     if (!found) throw new Error(`${path} cannot be searched.`);
     return found;
   };
-  const marked = new Set(await search({ draft: true, deleted: false }));
-  if (uid !== undefined) marked.add(uid); // Some servers find a new mail only after a while.
+  const marked = await search({ draft: true, deleted: false });
   const sure = await search({ draft: false });
-  return { marked: [...marked].filter((one) => !sure.includes(one)), sure };
+  return { marked: marked.filter((one) => !sure.includes(one)), sure };
 }
 
 async function append({ imap, path }: Folder, { raw }: Letter, flags: string[]) {
@@ -227,12 +226,17 @@ export async function markCopy(folder: Folder, letter: Letter): Promise<void> {
 
 /** Says in Sent that a mail went out: one copy without a mark; many providers keep one themselves. */
 export async function confirmCopy(folder: Folder, letter: Letter): Promise<void> {
+  let { uid } = folder;
+  // At once: until then no other process could know.
+  if (uid !== undefined) await change(folder, "Remove", [uid], "\\Draft");
   const { marked, sure } = await copiesIn(folder, letter.id);
-  if (sure.length > 0) return remove(folder, marked);
-  const [first, ...others] = marked;
-  if (first === undefined) await append(folder, letter, ["\\Seen"]);
-  else await change(folder, "Remove", [first], "\\Draft");
-  await remove(folder, others);
+  const others = sure.filter((one) => one !== uid);
+  if (uid === undefined && others.length === 0) {
+    uid = marked.shift();
+    if (uid === undefined) await append(folder, letter, ["\\Seen"]);
+    else await change(folder, "Remove", [uid], "\\Draft");
+  } else if (uid !== undefined && others.length > 0) marked.push(uid);
+  await remove(folder, marked);
 }
 
 /** Takes back what `markCopy` said: the mail surely did not go out. */

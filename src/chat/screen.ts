@@ -163,6 +163,8 @@ export class Activity {
   #retry: { cause: string; until: number } | null = null;
   /** The titles of the calls that run, by id. */
   #running = new Map<string, string>();
+  /** The last line that one of them printed. */
+  #printed = "";
 
   /** `tokens` is what the next request is expected to hold. */
   constructor(label: string, now: number, tokens: number) {
@@ -196,8 +198,12 @@ export class Activity {
       case "tool_start":
         this.#running.set(output.id, titleOf(output.id));
         break;
+      case "printed":
+        this.#printed = escapeLine(output.line);
+        break;
       case "tool_result":
         this.#running.delete(output.id);
+        this.#printed = "";
         break;
       default:
     }
@@ -226,7 +232,8 @@ export class Activity {
     }
     const [first, ...others] = this.#running.values();
     if (first === undefined) return this.#label + glyphs.more;
-    return `Running ${first}${others.length > 0 ? ` and ${others.length} more` : ""}`;
+    const more = others.length > 0 ? ` and ${others.length} more` : "";
+    return `Running ${first}${more}${this.#printed && ` ${glyphs.bar} ${this.#printed}`}`;
   }
 }
 

@@ -10,8 +10,11 @@ import { messageOf } from "../errors.ts";
 import { cutMiddle } from "../tools/capture.ts";
 import { MARK } from "../tools/processes.ts";
 import { endSession, scrubEnv } from "../tools/shell.ts";
+import { openMcp } from "../tools/mcp.ts";
+import { isMcpTool, serverOf } from "../tools/mcp-words.ts";
 import { builtinTools, checkInput, specOf } from "../tools/tools.ts";
-import type { Hands, Print, Tool, ToolCall, ToolOutput, Workbench } from "../types.ts";
+import type { Hands, McpServer, Print, Tool, ToolCall, ToolOutput } from "../types.ts";
+import type { ToolSpec, Workbench } from "../types.ts";
 
 export type LocalHandsOptions = {
   /** Absolute, real paths; the workspace first. */
@@ -57,6 +60,64 @@ export function openLocalHands(options: LocalHandsOptions): Hands {
     },
   };
 }
+
+// ── MCP servers ─────────────────────────────────────────────────────────────────────────────────
+
+/** What is known of the tools of MCP servers, so that none has to start for a turn without a call. */
+export type Catalog = {
+  /** A server's tools, by `ask` where nobody knows them; none where that fails. Never rejects. */
+  find(server: string, ask: Ask, signal: AbortSignal): Promise<ToolSpec[]>;
+  /** They are others now. */
+  forget(server: string): Promise<void>;
+};
+
+export type Ask = () => Promise<ToolSpec[]>;
+export type Servers = { servers: Record<string, McpServer>; catalog: Catalog };
+
+/** How servers are asked for their tools (throws a sentence), and run a call. */
+export type Reach = {
+  list(server: string, signal: AbortSignal): Promise<ToolSpec[]>;
+  run: Hands["run"];
+};
+
+/** Local hands, and MCP servers that run beside them. */
+export function openServedHands(options: LocalHandsOptions, served: Servers): Hands {
+  const hands = openLocalHands(options);
+  const env = { ...scrubEnv(options.env ?? process.env), ...options.adds };
+  const mcp = openMcp(served.servers, { cwd: options.roots[0] ?? "/", env });
+  const close = async () => void (await Promise.all([hands.close(), mcp.close()]));
+  return withServers({ ...hands, close }, served, { list: mcp.list, run: mcp.call });
+}
+
+/** `hands` with the tools of MCP servers: those that were known when `ready` was called last. */
+export function withServers(hands: Hands, { servers, catalog }: Servers, reach: Reach): Hands {
+  let specs: ToolSpec[] = [];
+  const isKnown = (call: ToolCall) => specs.some(({ name }) => name === call.name);
+  const find = async (server: string, signal: AbortSignal): Promise<ToolSpec[]> => {
+    const found = await catalog.find(server, () => reach.list(server, signal), signal);
+    return found.filter(({ name }) => isMcpTool(name) && serverOf(name) === server);
+  };
+  return {
+    ...hands,
+    get tools() {
+      return [...hands.tools, ...specs];
+    },
+    async ready(signal) {
+      const found = Object.keys(servers).map((server) => find(server, signal));
+      specs = (await Promise.all(found)).flat();
+    },
+    isRunnable: (call) => (isKnown(call) ? call.invalid === undefined : hands.isRunnable(call)),
+    async run(call, signal, onPrint) {
+      if (!isKnown(call)) return hands.run(call, signal, onPrint);
+      if (call.invalid !== undefined) return failed(unreadable(call.name, call.invalid));
+      const { toolsChanged, ...output } = await reach.run(call, signal, onPrint);
+      if (toolsChanged) await catalog.forget(serverOf(call.name));
+      return output;
+    },
+  };
+}
+
+// ── Built-in tools ──────────────────────────────────────────────────────────────────────────────
 
 type Ready = { tool: Tool; input: unknown };
 

@@ -11,8 +11,8 @@ import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { config } from "../config.ts";
 import { messageOf } from "../errors.ts";
-import type { Fate, Hands, Print, ToolCall, ToolOutput } from "../types.ts";
-import { openLocalHands } from "./hands.ts";
+import type { Fate, Hands, Print, ToolCall, ToolOutput, ToolSpec } from "../types.ts";
+import { openLocalHands, withServers } from "./hands.ts";
 import { type Answer, type Life, Mailbox } from "./mailbox.ts";
 import { watchSize } from "./quota.ts";
 import type { Sandbox } from "./walls.ts";
@@ -20,7 +20,7 @@ import { orAbort } from "./warm.ts";
 import { makeWalls, newRecord, readRecord, writeRecord } from "./yard.ts";
 import type { Way } from "./proxy.ts";
 import type { SandboxOptions, Yard } from "./yard.ts";
-import { LEASE_MS, type Order } from "./wire.ts";
+import { LEASE_MS, newKey, type Order } from "./wire.ts";
 
 /** How long a worker may take to end a call that was stopped, and to be ready. */
 const GRACE_MS = 900;
@@ -31,14 +31,15 @@ export function openSandboxHands(yard: Yard, options: SandboxOptions): Hands {
   const box = new Box(yard, options);
   const local = openLocalHands({ roots: [options.folder] }); // knows names and schemas; runs no tool
   let isClosed = false;
-  return {
+  const run: Hands["run"] = async (call, signal, onPrint) => {
+    signal.throwIfAborted();
+    if (isClosed) return failed("The session is ending; no tool runs any more.");
+    return box.run(call, signal, onPrint);
+  };
+  const hands: Hands = {
     ...local,
-    async run(call, signal, onPrint) {
-      signal.throwIfAborted();
-      if (isClosed) return failed("The session is ending; no tool runs any more.");
-      if (!local.isRunnable(call)) return local.run(call, signal);
-      return box.run(call, signal, onPrint);
-    },
+    run: (call, ...rest) =>
+      local.isRunnable(call) ? run(call, ...rest) : local.run(call, ...rest),
     async preview(call) {
       return isClosed || !local.isRunnable(call) ? null : box.preview(call);
     },
@@ -49,6 +50,11 @@ export function openSandboxHands(yard: Yard, options: SandboxOptions): Hands {
       if (yard.isGuest) await rm(join(yard.boxes, options.name), { recursive: true, force: true });
     },
   };
+  const list = async (server: string, signal: AbortSignal) => {
+    if (isClosed) throw new Error("the session is ending");
+    return box.list(server, signal);
+  };
+  return options.mcp ? withServers(hands, options.mcp, { list, run }) : hands;
 }
 
 /** What runs, and how it is kept up. `end` is aborted, with why, when it is over. */
@@ -95,6 +101,16 @@ class Box {
     if (answer.type !== "ended") return failed(tellEnded(`it replied "${answer.type}"`, ""));
     if (answer.key === null) return failed(tellNotStarted(answer.why));
     return failed(tellEnded(answer.why, this.#mailbox.printed(answer.key)));
+  }
+
+  /** The tools of an MCP server. Throws a sentence where they cannot be had. */
+  async list(name: string, signal: AbortSignal): Promise<ToolSpec[]> {
+    const call: ToolCall = { type: "tool_call", id: newKey(), name, input: {} };
+    const soon = AbortSignal.any([signal, AbortSignal.timeout(2 * START_MS)]);
+    const answer = await this.#ask({ type: "list", call }, soon);
+    if (answer.type === "specs") return answer.specs;
+    soon.throwIfAborted();
+    throw new Error("why" in answer ? answer.why : `it replied "${answer.type}"`);
   }
 
   async preview(call: ToolCall): Promise<string | null> {
@@ -216,7 +232,14 @@ class Box {
     const record = newRecord(builder, walls);
     const way = await this.#openWay(record.token);
     const { roots } = walls;
-    const opening = { roots, env: way?.env ?? {}, pollMs: builder.pollMs, hasWayOut: !!way };
+    const servers = this.#options.mcp?.servers ?? {};
+    const opening = {
+      roots,
+      env: way?.env ?? {},
+      pollMs: builder.pollMs,
+      hasWayOut: !!way,
+      servers,
+    };
     try {
       await this.#mailbox.reset(opening, builder.user && walls.user);
       writeRecord(this.#yard, this.#options.name, record);

@@ -12,6 +12,7 @@ import { renameSync, writeFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { z } from "zod";
 import { config } from "../config.ts";
+import { MCP_LIMITS } from "../tools/mcp-words.ts";
 import type { ToolCall } from "../types.ts";
 
 /** Where a box is, inside. */
@@ -39,6 +40,15 @@ const opening = z.object({
   pollMs: z.number().positive(),
   /** Whether the way out is there, in `net`. */
   hasWayOut: z.boolean(),
+  /** MCP servers that a call may start, by name. */
+  servers: z.record(
+    z.string(),
+    z.object({
+      command: z.string(),
+      args: z.array(z.string()).optional(),
+      env: z.record(z.string(), z.string()).optional(),
+    }),
+  ),
 });
 export type Opening = z.infer<typeof opening>;
 
@@ -50,9 +60,9 @@ const call = z.object({
   invalid: z.string().optional(),
 });
 
-/** KEY.json in `in`. */
-const order = z.object({ type: z.enum(["run", "preview"]), call });
-export type Order = { type: "run" | "preview"; call: ToolCall };
+/** KEY.json in `in`. `list`: what tools the MCP server has that the call is named after. */
+const order = z.object({ type: z.enum(["run", "preview", "list"]), call });
+export type Order = { type: "run" | "preview" | "list"; call: ToolCall };
 
 const image = z.object({
   type: z.literal("image"),
@@ -69,12 +79,25 @@ const output = z.object({
   isError: z.boolean().optional(),
   images: z.array(image).max(8).optional(),
   patch: patch.optional(),
+  toolsChanged: z.boolean().optional(),
 });
+
+/** A tool of an MCP server as models are shown it, from a worker or from the store. */
+const spec = z.object({
+  name: z.string().max(MCP_LIMITS.name),
+  description: z.string().max(MCP_LIMITS.description),
+  schema: z
+    .record(z.string(), z.unknown())
+    .refine((schema) => JSON.stringify(schema).length <= MCP_LIMITS.schema, "is too long"),
+});
+export const specs = z.array(spec).max(MCP_LIMITS.tools);
 
 /** KEY.json in `out`. `aborted` is the reply to a `run` that a KEY.stop ended. */
 const reply = z.discriminatedUnion("type", [
   z.object({ type: z.literal("output"), output }),
   z.object({ type: z.literal("preview"), patch: patch.nullable() }),
+  z.object({ type: z.literal("specs"), specs }),
+  z.object({ type: z.literal("fault"), why: z.string().max(config.limits.resultChars) }),
   z.object({ type: z.literal("aborted") }),
 ]);
 export type Reply = z.infer<typeof reply>;

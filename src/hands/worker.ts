@@ -17,7 +17,10 @@ import {
 } from "node:fs";
 import { closeSync, utimesSync, writeSync } from "node:fs";
 import { join } from "node:path";
-import { UsageError } from "../errors.ts";
+import { messageOf, UsageError } from "../errors.ts";
+import { type Mcp, openMcp } from "../tools/mcp.ts";
+import { isMcpTool } from "../tools/mcp-words.ts";
+import { scrubEnv } from "../tools/shell.ts";
 import type { Hands } from "../types.ts";
 import { BRIDGE_PORT, openBridge } from "./bridge.ts";
 import { openLocalHands } from "./hands.ts";
@@ -37,7 +40,9 @@ export async function runHands([folder, ...rest]: string[]): Promise<number> {
   const opening = parseOpening(readFileSync(join(folder, "in/open.json"), "utf8"));
   if (opening.hasWayOut) openBridge(join(folder, "net/proxy.sock"), BRIDGE_PORT);
   const hands = openLocalHands({ roots: opening.roots, adds: opening.env });
-  const desk = openDesk(folder, hands);
+  const env = { ...scrubEnv(process.env), ...opening.env };
+  const mcp = openMcp(opening.servers, { cwd: opening.roots[0] ?? "/", env });
+  const desk = openDesk(folder, hands, mcp);
   const { promise: isGone, resolve: leave } = Promise.withResolvers<void>();
   const look = () => {
     const names = readdirSync(join(folder, "in"));
@@ -49,7 +54,7 @@ export async function runHands([folder, ...rest]: string[]): Promise<number> {
   look();
   writeFileSync(join(folder, "out/ready"), "");
   await Promise.race([isGone, hostIsGone(join(folder, "in/lease"), desk.isBusy)]);
-  await hands.close();
+  await Promise.all([hands.close(), mcp.close()]);
   return 0;
 }
 
@@ -65,7 +70,7 @@ async function hostIsGone(lease: string, isBusy: () => boolean): Promise<void> {
 }
 
 /** What lies in `in` and what became of it. */
-function openDesk(folder: string, hands: Hands) {
+function openDesk(folder: string, hands: Hands, mcp: Mcp) {
   const running = new Map<string, AbortController>();
   const taken = new Set<string>();
   let takenAt = performance.now();
@@ -79,7 +84,10 @@ function openDesk(folder: string, hands: Hands) {
     const controller = new AbortController();
     running.set(key, controller);
     if (existsSync(join(folder, "in", `${key}.stop`))) controller.abort();
-    return runOrder(order, hands, controller.signal, out(`${key}.text`));
+    if (order.type === "list") return listTools(order, mcp, controller.signal);
+    const run: Hands["run"] = (...ask) =>
+      isMcpTool(order.call.name) ? mcp.call(ask[0], ask[1]) : hands.run(...ask);
+    return runOrder(order, run, controller.signal, out(`${key}.text`));
   };
   const answer = async (key: string): Promise<void> => {
     pulse ??= setInterval(() => touch(out("pulse")), PULSE_MS);
@@ -111,7 +119,7 @@ function openDesk(folder: string, hands: Hands) {
 
 async function runOrder(
   { call }: Order,
-  hands: Hands,
+  run: Hands["run"],
   signal: AbortSignal,
   printedPath: string,
 ): Promise<Reply> {
@@ -121,13 +129,21 @@ async function runOrder(
     if (left > 0) left -= writeSync(file, bytes.subarray(0, left));
   };
   try {
-    return { type: "output", output: await hands.run(call, signal, print) };
+    return { type: "output", output: await run(call, signal, print) };
   } catch (error) {
     if (signal.aborted) return { type: "aborted" }; // the one reason for which hands reject
     throw error;
   } finally {
     left = 0; // what it left in the background may print on
     closeSync(file);
+  }
+}
+
+async function listTools({ call }: Order, mcp: Mcp, signal: AbortSignal): Promise<Reply> {
+  try {
+    return { type: "specs", specs: await mcp.list(call.name, signal) };
+  } catch (error) {
+    return signal.aborted ? { type: "aborted" } : { type: "fault", why: messageOf(error) };
   }
 }
 

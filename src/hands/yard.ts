@@ -21,6 +21,7 @@ import { z } from "zod";
 import { config } from "../config.ts";
 import { UsageError } from "../errors.ts";
 import type { Mount, MountConfig } from "../types.ts";
+import type { Servers } from "./hands.ts";
 import { checkMounts, findCovers } from "./mounts.ts";
 import { type BareWalls, type Builder, INSIDE_BINARY, INSIDE_ENV } from "./walls.ts";
 import type { Way } from "./proxy.ts";
@@ -68,6 +69,8 @@ export type SandboxOptions = {
   mounts?: Record<string, MountConfig>;
   /** Names of config.egress.routes. */
   routes?: readonly string[];
+  /** MCP servers that run inside. */
+  mcp?: Servers;
   /** Further files that may not be seen, by their paths. */
   hides?: (path: string) => boolean;
   /** Told while what it needs is made ready. */

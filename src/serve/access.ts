@@ -69,6 +69,7 @@ export function settingsOf(conversationId: string): Settings {
     tools: null,
     mounts: [],
     egress: [],
+    mcp: [],
     model: null,
     tokensPerDay: null,
     usdPerDay: null,

@@ -104,6 +104,7 @@ async function runTurn(work: Work, batch: Message[]): Promise<void> {
   const folder = workspaceOf(daemon, conversation.id);
   const hands = daemon.hands(conversation, folder);
   if (!(await runGate(work, batch, hands))) return;
+  await hands.ready?.(work.signal);
   const turn = await openFresh(work, hands, folder);
   const progress = progressOf(work);
   daemon.doing.set(conversation.id, progress.doing);

@@ -8,17 +8,19 @@ import { rmSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { config } from "../config.ts";
-import { UsageError } from "../errors.ts";
-import { openLocalHands } from "../hands/hands.ts";
+import { messageOf, UsageError } from "../errors.ts";
+import { type Ask, type Catalog, openServedHands, type Servers } from "../hands/hands.ts";
 import { openEgress } from "../hands/proxy.ts";
 import { openSandboxHands } from "../hands/sandbox.ts";
 import type { Builder } from "../hands/walls.ts";
-import { openWarm } from "../hands/warm.ts";
-import { INSIDE_BOX } from "../hands/wire.ts";
+import { openWarm, orAbort } from "../hands/warm.ts";
+import { INSIDE_BOX, specs } from "../hands/wire.ts";
 import { installOf, reap, type WayRequest, type Yard } from "../hands/yard.ts";
 import type { Opened } from "../store/database.ts";
 import { egressIn } from "../store/egress.ts";
-import type { Hands, MountConfig } from "../types.ts";
+import { memoryIn } from "../store/memory.ts";
+import { isServerName } from "../tools/mcp-words.ts";
+import type { Hands, ToolSpec } from "../types.ts";
 import { settingsOf } from "./access.ts";
 import type { Log } from "./log.ts";
 
@@ -56,15 +58,20 @@ export async function openHands(options: HandsOptions): Promise<ConversationHand
   const { clawHome, builder, log } = options;
   const all = new Map<string, Hands>();
   const boxes = join(clawHome, "boxes");
+  checkNames();
+  const catalogOf = openCatalogs(options);
+  const mcpOf = (id: string): Servers => ({
+    servers: pick(config.mcp, settingsOf(id).mcp),
+    catalog: catalogOf(id),
+  });
   if (builder === null) {
     rmSync(boxes, { recursive: true, force: true }); // of calls that run here no box knows
     return {
-      of: (id, folder) => keep(all, id, () => openLocalHands({ roots: [folder] })),
+      of: (id, folder) => keep(all, id, () => openServedHands({ roots: [folder] }, mcpOf(id))),
       tidy: async () => {},
       close: () => closeAll(all),
     };
   }
-  checkNames();
   const egress = openWaysOut(options);
   const yard: Yard = {
     builder: async () => builder,
@@ -81,7 +88,7 @@ export async function openHands(options: HandsOptions): Promise<ConversationHand
     of: (id, folder) =>
       keep(all, id, () => {
         const { mounts: names, egress: routes } = settingsOf(id);
-        const mounts = mountsOf(names);
+        const mounts = pick(config.sandbox.mounts, names);
         const onProgress = (line: string) => log("preparing", { conversation: id, what: line });
         const inside = `${INSIDE_BOX}/net`;
         const openWay = (ask: WayRequest) => egress.open({ ...ask, inside, conversation: id });
@@ -92,6 +99,7 @@ export async function openHands(options: HandsOptions): Promise<ConversationHand
             name: folderName(id),
             mounts,
             routes,
+            mcp: mcpOf(id),
             onProgress,
           },
         );
@@ -106,11 +114,17 @@ export async function openHands(options: HandsOptions): Promise<ConversationHand
 
 /** What a conversation's settings name has to be in config; said before anything starts. */
 function checkNames(): void {
-  const { sandbox, egress, serve } = config;
+  const { sandbox, egress, mcp, serve } = config;
+  const odd = Object.keys(mcp).find((name) => !isServerName(name));
+  if (odd !== undefined)
+    throw new UsageError(
+      `config.mcp has a server "${odd}"; names are of a-z, 0-9, "-" and single "_" between them.`,
+    );
   for (const [pattern, settings] of Object.entries(serve.conversations))
     for (const [kind, known] of [
       ["mounts", sandbox.mounts],
       ["egress", egress.routes],
+      ["mcp", mcp],
     ] as const)
       for (const name of settings[kind] ?? [])
         if (!Object.hasOwn(known, name))
@@ -119,13 +133,53 @@ function checkNames(): void {
           );
 }
 
-const mountsOf = (names: readonly string[]): Record<string, MountConfig> =>
-  Object.fromEntries(
-    names.flatMap((name) => {
-      const mount = config.sandbox.mounts[name];
-      return mount ? [[name, mount]] : [];
-    }),
-  );
+const pick = <Value>(all: Record<string, Value>, names: readonly string[]) =>
+  Object.fromEntries(Object.entries(all).filter(([name]) => names.includes(name)));
+
+/** A server that gave no tools is not asked again before this has passed. */
+const ASK_AGAIN_MS = 60_000;
+
+/**
+ * What is known of the tools of MCP servers: a note for all conversations, by a server's config. One
+ * that sees them change has a note of its own from then on: a sandbox may lie, but to itself alone.
+ */
+function openCatalogs({ opened, log, now }: HandsOptions): (conversation: string) => Catalog {
+  const memory = memoryIn(opened);
+  const asking = new Map<string, Promise<ToolSpec[]>>();
+  const failedAt = new Map<string, number>();
+  const sharedName = (server: string) =>
+    `mcp ${Bun.hash(JSON.stringify([server, config.mcp[server]])).toString(36)}`;
+
+  const learn = async (server: string, note: string, ask: Ask, signal: AbortSignal) => {
+    if (now() - (failedAt.get(note) ?? -ASK_AGAIN_MS) < ASK_AGAIN_MS) return [];
+    try {
+      const found = await ask();
+      await memory.writeNote(note, found);
+      log("mcp server asked", { server, tools: found.length });
+      return found;
+    } catch (error) {
+      if (!signal.aborted) failedAt.set(note, now());
+      log("mcp server not asked", { server, why: messageOf(error).slice(0, 500) });
+      return [];
+    }
+  };
+  return (conversation) => ({
+    async find(server, ask, signal) {
+      const [shared, own] = [sharedName(server), `${sharedName(server)} ${conversation}`];
+      const note = memory.readNote(own) === null ? shared : own;
+      const known = specs.safeParse(memory.readNote(note));
+      if (known.success) return known.data;
+      const asked = asking.get(note) ?? learn(server, note, ask, signal);
+      asking.set(note, asked);
+      const gone = asked.finally(() => asking.delete(note));
+      return orAbort(gone, signal).catch(() => []);
+    },
+    async forget(server) {
+      log("mcp tools changed", { server, conversation });
+      await memory.writeNote(`${sharedName(server)} ${conversation}`, "changed");
+    },
+  });
+}
 
 /** Hands that were closed are nobody's; a sandbox that has ended costs a few hundred bytes. */
 function keep(all: Map<string, Hands>, id: string, open: () => Hands): Hands {

@@ -30,6 +30,7 @@ export function openProgress({ channel, conversation, everyMs, keepId, now }: Op
   const startedAt = now();
   let id = conversation.progressId;
   let doing = "thinking";
+  let printed = "";
   let shown: Promise<void> = Promise.resolve();
 
   const show = async (text: string | null): Promise<void> => {
@@ -40,14 +41,18 @@ export function openProgress({ channel, conversation, everyMs, keepId, now }: Op
     id = kept;
     await keepId(id);
   };
+  const notice = (seconds: number): string =>
+    `_Working for ${seconds} s: ${doing}${printed === "" ? "" : ` (${printed})`}_`;
   const timer = setInterval(() => {
     const seconds = Math.round((now() - startedAt) / 1000);
-    shown = shown.then(() => show(`_Working for ${seconds} s: ${doing}_`)).catch(() => undefined);
+    shown = shown.then(() => show(notice(seconds))).catch(() => undefined);
   }, everyMs);
   return {
     take(output) {
       if (output.type === "tool_start") return;
       if (output.type === "tool_call") doing = describe(output.name, output.input);
+      if (output.type === "printed") printed = shorten(output.line);
+      else printed = "";
       if (output.type === "tool_result" || output.type === "text_delta") doing = "thinking";
       if (output.type === "retry") doing = `waiting: ${output.cause}`;
     },
@@ -62,8 +67,13 @@ export function openProgress({ channel, conversation, everyMs, keepId, now }: Op
 
 function describe(name: string, input: Record<string, unknown>): string {
   const first = [input.description, input.command, input.file_path, input.pattern];
-  const text = escapeText(first.find((value) => typeof value === "string") ?? "")
+  return `${name} ${shorten(first.find((value) => typeof value === "string") ?? "")}`.trim();
+}
+
+/** Without what a channel could take for markup. */
+function shorten(text: string): string {
+  const plain = escapeText(text)
     .replaceAll(/[`*_~\s]+/g, " ")
     .trim();
-  return `${name} ${text.length > 80 ? `${text.slice(0, 80).toWellFormed()}…` : text}`.trim();
+  return plain.length > 80 ? `${plain.slice(0, 80).toWellFormed()}…` : plain;
 }

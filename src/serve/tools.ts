@@ -49,7 +49,10 @@ export function withTools(hands: Hands, tools: readonly Tool[]): Hands {
   const own = new Map(tools.map((tool) => [tool.name, tool]));
   const workbench = { roots: [], stamps: new Map(), shells: new Map(), env: {} };
   return {
-    tools: [...hands.tools, ...tools.map(specOf)],
+    get tools() {
+      return [...hands.tools, ...tools.map(specOf)];
+    },
+    ready: async (signal) => hands.ready?.(signal),
     isReadOnly: (name) => own.get(name)?.readOnly ?? hands.isReadOnly(name),
     isRunnable(call) {
       const tool = own.get(call.name);

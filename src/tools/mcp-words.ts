@@ -10,6 +10,12 @@ import type { ImagePart, ToolOutput, ToolSpec } from "../types.ts";
 import { cutMiddle } from "./capture.ts";
 import { imageTypeOf } from "./text.ts";
 
+/** Single underscores alone: "mcp__a" is a rule about all tools of the server "a" and of no other. */
+export const isServerName = (name: string): boolean =>
+  name.length <= 32 && /^[a-z0-9-]+(_[a-z0-9-]+)*$/.test(name);
+export const isMcpTool = (name: string): boolean => name.startsWith("mcp__");
+export const serverOf = (tool: string): string => /^mcp__(.*?)__/.exec(tool)?.[1] ?? "";
+
 /** What is taken of a server's tools; a name that is longer is refused by some wires. */
 export const MCP_LIMITS = { tools: 64, name: 64, description: 2_000, schema: 10_000 };
 const MAX_IMAGES = 8;

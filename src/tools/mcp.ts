@@ -9,41 +9,39 @@ import type { Client, Tool } from "@modelcontextprotocol/client";
 import { config } from "../config.ts";
 import { messageOf } from "../errors.ts";
 import type { McpServer, ToolCall, ToolOutput, ToolSpec } from "../types.ts";
-import { failed, MCP_LIMITS, type McpTools, toOutput, toTools } from "./mcp-words.ts";
+import { openPipe, type Pipe, type Place } from "./mcp-pipe.ts";
+import { failed, MCP_LIMITS, type McpTools, serverOf, toOutput, toTools } from "./mcp-words.ts";
 
 /** What a start may take, installing included; and a look whether the tools are still the same. */
 const START_MS = 60_000;
 const LOOK_MS = 1_000;
 
-const MAX_LINE_BYTES = 10_000_000;
 const MAX_PAGES = 20;
 
-/** Single underscores alone: "mcp__a" is a rule about all tools of the server "a" and of no other. */
-export const isServerName = (name: string): boolean =>
-  name.length <= 32 && /^[a-z0-9-]+(_[a-z0-9-]+)*$/.test(name);
-export const serverOf = (tool: string): string => /^mcp__(.*?)__/.exec(tool)?.[1] ?? "";
+const ENDED =
+  "The server has ended: look what the call did before you repeat it. The next call starts it anew.";
 
 export type Mcp = {
   /** What a server has. Throws a sentence where that cannot be had, or the signal's reason. */
-  list(server: string, signal: AbortSignal): Promise<ToolSpec[]>;
+  list: (server: string, signal: AbortSignal) => Promise<ToolSpec[]>;
   /** Rejects with the signal's reason and with nothing else. */
-  call(call: ToolCall, signal: AbortSignal): Promise<ToolOutput>;
-  /** Ends them all. */
-  close(): Promise<void>;
+  call: (call: ToolCall, signal: AbortSignal) => Promise<ToolOutput>;
+  close: () => Promise<void>;
 };
 
-/** `env`: what servers see besides what config gives them. `callMs`: what a call may take. */
-export type McpOptions = { cwd: string; env: Record<string, string>; callMs?: number };
-
-export function openMcp(servers: Record<string, McpServer>, options: McpOptions): Mcp {
-  const { callMs = config.limits.bashTimeoutMs } = options;
+/** `callMs`: what a call may take. */
+export function openMcp(
+  servers: Record<string, McpServer>,
+  place: Place,
+  callMs = config.limits.bashTimeoutMs,
+): Mcp {
   const all = new Map<string, Server>();
   const find = (name: string): Server => {
     const known = all.get(name);
     if (known && !known.hasEnded) return known;
     const wanted = Object.hasOwn(servers, name) ? servers[name] : undefined;
     if (!wanted) throw new Error(`There is no MCP server "${name}".`);
-    const server = new Server(name, wanted, options);
+    const server = new Server(name, wanted, place);
     all.set(name, server);
     return server;
   };
@@ -74,68 +72,52 @@ async function orAbort<Value>(promise: Promise<Value>, signal: AbortSignal): Pro
 class Server {
   readonly #name: string;
   readonly #client: Promise<Client>;
-  #close = async (): Promise<void> => {};
+  #pipe: Pipe | null = null;
   #tools: McpTools = new Map();
   /** It says that its tools are others now. */
   #isStale = false;
-  /** What it and the protocol complained of last. */
-  #said = "";
   hasEnded = false;
 
-  constructor(name: string, wanted: McpServer, options: McpOptions) {
+  constructor(name: string, wanted: McpServer, place: Place) {
     this.#name = name;
-    this.#client = this.#start(wanted, options).catch((error: unknown) => {
-      void this.end();
+    this.#client = this.#start(wanted, place).catch(async (error: unknown) => {
+      await this.end();
       throw new Error(`The MCP server ${name} did not start: ${this.#tell(error)}`);
     });
   }
 
-  async #start(wanted: McpServer, { cwd, env }: McpOptions): Promise<Client> {
-    const [{ Client }, { StdioClientTransport }] = await Promise.all([
-      import("@modelcontextprotocol/client"),
-      import("@modelcontextprotocol/client/stdio"),
-    ]);
-    const pipe = new StdioClientTransport({
-      ...wanted,
-      env: { ...env, ...wanted.env },
-      cwd,
-      stderr: "pipe",
-      maxBufferSize: MAX_LINE_BYTES,
-    });
+  async #start(wanted: McpServer, place: Place): Promise<Client> {
+    const { Client } = await import("@modelcontextprotocol/client");
+    if (this.hasEnded) throw new Error("it is not needed any more");
+    this.#pipe = openPipe(wanted, place);
     const client = new Client({ name: "claw", version: "1" });
-    const hear = (words: string) => (this.#said = (this.#said + words).slice(-1_000));
-    pipe.stderr?.on("data", (bytes: Buffer) => hear(bytes.toString()));
-    client.onerror = (error) => hear(`${messageOf(error).slice(0, 200)}\n`);
     client.onclose = () => (this.hasEnded = true);
     client.setNotificationHandler("notifications/tools/list_changed", () => {
       this.#isStale = true;
     });
-    this.#close = () => client.close();
-    if (this.hasEnded) throw new Error("it is not needed any more");
-    await client.connect(pipe, { timeout: START_MS });
+    await client.connect(this.#pipe, { timeout: START_MS });
     this.#tools = toTools(this.#name, await askTools(client, START_MS));
     return client;
   }
 
   #tell(error: unknown): string {
-    const said = this.#said.trim();
-    return messageOf(error) + (said === "" ? "" : `. It said last: ${said}`);
+    return [messageOf(error), this.#pipe?.complaint()].filter(Boolean).join("; ");
   }
 
-  end(): Promise<void> {
+  async end(): Promise<void> {
     this.hasEnded = true;
-    return this.#close();
+    await this.#pipe?.close();
   }
 
   async list(): Promise<ToolSpec[]> {
-    await this.#client;
     await this.#look(START_MS);
     return [...this.#tools.values()].map(({ spec }) => spec);
   }
 
   /** Whether its tools are others than they were. */
   async #look(timeoutMs: number): Promise<boolean> {
-    const [before, client] = [this.#tools, await this.#client];
+    const client = await this.#client;
+    const before = this.#tools;
     this.#isStale = false;
     this.#tools = toTools(this.#name, await askTools(client, timeoutMs));
     return !Bun.deepEquals(before, this.#tools);
@@ -149,7 +131,7 @@ class Server {
     const request = { method: "tools/call", params: { name: real, arguments: input } } as const;
     const output = await client
       .request(request, { signal, timeout })
-      .then(toOutput, (error: unknown) => this.#fail(name, error));
+      .then(toOutput, (error: unknown) => this.#fail(name, error, signal));
     const isStale = this.#isStale;
     if (this.hasEnded || !(isStale || output.isError)) return output;
     const toolsChanged = await this.#look(LOOK_MS).catch(() => isStale);
@@ -157,13 +139,11 @@ class Server {
   }
 
   /** One that did not answer in time may never answer again, and is ended. */
-  #fail(tool: string, error: unknown): ToolOutput {
+  async #fail(tool: string, error: unknown, { aborted }: AbortSignal): Promise<ToolOutput> {
     const isLate = error instanceof Error && "code" in error && error.code === "REQUEST_TIMEOUT";
-    if (isLate) void this.end();
-    const isOver = this.hasEnded
-      ? " The server has ended, so look what the call did before you repeat it; the next one starts the server anew."
-      : "";
-    return failed(`${tool} failed: ${this.#tell(error)}.${isOver}`);
+    if (isLate && !aborted) await this.end();
+    const text = `${tool} failed: ${this.#tell(error)}`;
+    return failed(this.hasEnded ? `${text}\n${ENDED}` : text);
   }
 }
 
