@@ -98,7 +98,7 @@ export async function assemble(parts: Parts): Promise<Assembly> {
   tidy();
   const daily = setInterval(tidy, 86_400_000);
   const senders = channels.map((channel) =>
-    openSender({ channel, outbox, tell: (row, why) => tellLost(daemon, row, why), log, now }),
+    openSender({ channel, outbox, tell: (...lost) => tellLost(daemon, ...lost), log, now }),
   );
   const turns = openTurns({
     queue,
@@ -213,9 +213,10 @@ async function locate({ queue, channels }: Daemon, schedule: Schedule): Promise<
 }
 
 /** The owner is told once of what cannot be delivered, not of what it said. */
-function tellLost(daemon: Daemon, row: OutgoingRow, why: string) {
-  const text = `A message to ${row.channel}:${row.address} could not be delivered: ${why}`;
-  const rows = ownerNotices(daemon, `claw-lost-${row.id}`, text);
+function tellLost(daemon: Daemon, row: OutgoingRow, why: string, state: "failed" | "unknown") {
+  const failure = `A message to ${row.channel}:${row.address} could not be delivered: ${why}`;
+  const text = state === "unknown" ? why : failure;
+  const rows = ownerNotices(daemon, `lost-${row.clientId}`, text);
   return rows.map((notice) => ({ ...notice, body: { ...notice.body, aboutFailure: true } }));
 }
 
