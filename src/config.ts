@@ -110,6 +110,8 @@ export const config = {
 
   /** Sandboxes of `claw serve` and `claw chat --sandbox`: bubblewrap's and containers. */
   sandbox: {
+    /** Who builds the walls in `claw serve`; --isolation overrides it. */
+    isolation: "auto" as "auto" | "docker" | "podman" | "container" | "bwrap" | "none",
     /** The container image; CLAW_IMAGE overrides it. null: the one of container/Containerfile. */
     image: null as string | null,
     /**

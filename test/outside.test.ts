@@ -41,6 +41,10 @@ function usedHome(now = noon): string {
       VALUES (${outgoing}, 'a', 'failed', 'not_found'), (${outgoing}, 'b', 'pending', NULL),
         (${outgoing}, 'c', 'sending', NULL);
     INSERT INTO spending VALUES ('slack:D1', '${today}', 1200, 0.5), ('slack:D1', '2026-01-02', 9, 9);
+    INSERT INTO egress VALUES
+      (1, 'slack:D1', ${now - 9}, 5, 'github', 'GET', 'github.com', '/a', 200, 0, 2000000, NULL),
+      (2, 'slack:D1', ${now - 8}, 5, NULL, 'GET', 'github.com', '/b', 403, 0, 0, 'no route'),
+      (3, 'slack:D1', ${now - 9e8}, 5, NULL, 'GET', 'old.test', '/', 403, 0, 0, 'no route');
     INSERT INTO schedules (id, name, message, kind, spec, time_zone, missed, channel, target, state,
       anchor_at, next_at, created_at) VALUES ('s1', 'standup', 'claw said', 'every', '60000', 'UTC',
       'once', 'slack', 'C1', 'active', 0, ${now + 90_000}, 0);
@@ -70,6 +74,7 @@ test("status tells what the store and the daemon know, and no words of anybody",
     outbox: { pending: 1, sending: 1, failed: 1, unknown: 0, oldest: iso(noon - 5_000) },
     schedules: [{ id: "s1", next: iso(noon + 90_000), last: iso(noon - 6e5), lastState: "missed" }],
     budgets: [{ conversation: "slack:D1", tokens: 1200, usd: 0.5, tokensPerDay: 5_000 }],
+    egress: [{ conversation: "slack:D1", host: "github.com", requests: 2, bytes: 2e6, refused: 1 }],
     conversations: [{ id: "slack:D1", waiting: 1, lastError: "no model" }, { id: "slack:D2" }],
   });
   expect(status.errors.map(({ at, where, error }) => `${at} ${where}: ${error}`)).toEqual([
@@ -227,6 +232,7 @@ test("commands: status asks the daemon, else the store, else says that there is 
   const { out } = await run("status", clawHome);
   expect(out).toMatch(/queue +1 waiting, 1 taken, 1 failed\n(.*\n)*outbox +1 pending, 1 sending/);
   expect(out).toMatch(/schedules +standup  next in 1 min, last 10 min ago \(missed\)\n/);
+  expect(out).toContain("slack:D1  github.com: 2 requests, 2.0 MB, 1 refused\n");
   expect(out).not.toMatch(/channels|running/);
   expect((await run("status", clawHome, "--jsn")).code).toBe(2);
 });

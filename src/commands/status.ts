@@ -96,6 +96,15 @@ function sectionsOf(status: Status, ago: (at: string | null) => string): Record<
         `$${usd.toFixed(4)}${ofUsd ?? ""}`,
       ];
     }),
+    "way out": status.egress.map(({ conversation, host, requests, bytes, refused }) => {
+      const size = `${(bytes / 1e6).toFixed(1)} MB`;
+      return [
+        conversation,
+        `${host}: ${requests} requests`,
+        size,
+        refused > 0 && `${refused} refused`,
+      ];
+    }),
     errors: status.errors.map(({ at, where, error }) => [ago(at), `${where}: ${error}`]),
   };
 }

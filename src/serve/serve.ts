@@ -96,7 +96,9 @@ const resolve = (name: string | null, env: Env): Promise<Model> =>
 
 /** null: `--isolation none`. */
 async function readIsolation(args: Args, env: Env, log: Log): Promise<Builder | null> {
-  const wanted = oneOf(args, "--isolation", [...isolations, "none"]);
+  const wanted = args.flags.has("--isolation")
+    ? oneOf(args, "--isolation", [...isolations, "none"])
+    : config.sandbox.isolation;
   const runtime = valueOf(args, "--runtime") ?? null;
   if (wanted !== "none")
     return findBuilder(wanted, { runtime, image: env["CLAW_IMAGE"] || null, log });

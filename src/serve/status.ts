@@ -8,7 +8,13 @@
 import { z } from "zod";
 import { version } from "../../package.json";
 import type { ChannelState } from "../channels/channel.ts";
-import type { Overview, Seen, SeenConversation, SeenSchedule } from "../store/overview.ts";
+import type {
+  Overview,
+  Seen,
+  SeenConversation,
+  SeenEgress,
+  SeenSchedule,
+} from "../store/overview.ts";
 import { settingsOf } from "./access.ts";
 
 /** What only the daemon knows. Times in milliseconds since 1970. */
@@ -55,6 +61,8 @@ export type Status = {
     tokensPerDay: number | null;
     usdPerDay: number | null;
   }[];
+  /** Requests out of sandboxes today, by host. */
+  egress: SeenEgress[];
   errors: { at: string | null; where: string; error: string }[];
 };
 
@@ -82,6 +90,7 @@ export function readStatus(overview: Overview, live: Live | null, now: number): 
       const { tokensPerDay, usdPerDay } = settingsOf(conversation);
       return { conversation, tokens, usd: costUsd, tokensPerDay, usdPerDay };
     }),
+    egress: seen.egress,
     errors: seen.errors.map((one) => ({ ...one, at: isoOf(one.at) })),
   };
 }
@@ -94,6 +103,7 @@ export const nothingYet: Overview = {
     conversations: [],
     schedules: [],
     spending: [],
+    egress: [],
     errors: [],
   }),
 };

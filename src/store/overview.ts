@@ -21,8 +21,18 @@ export type Seen = {
   schedules: SeenSchedule[];
   /** Of today, the dearest first. */
   spending: { conversation: string; tokens: number; costUsd: number }[];
+  /** What left sandboxes today, by host; `refused` is among `requests`. At most 50. */
+  egress: SeenEgress[];
   /** Newest first, at most 20. */
   errors: SeenError[];
+};
+
+export type SeenEgress = {
+  conversation: string;
+  host: string;
+  requests: number;
+  bytes: number;
+  refused: number;
 };
 
 export type SeenConversation = {
@@ -74,6 +84,7 @@ export function overviewIn({ db }: Opened): Overview {
           outbox: { pending, sending, failed: rows("failed"), unknown, oldestAt: oldest(db) },
           schedules: schedules(db),
           spending: spending(db, now),
+          egress: egress(db, now),
           errors: errors(db, since),
         };
       })(),
@@ -151,6 +162,15 @@ const spending = (db: Database, now: number): Seen["spending"] =>
        WHERE day = ? ORDER BY cost_usd DESC, tokens DESC`,
     )
     .all(dayOf(now));
+
+const egress = (db: Database, now: number): SeenEgress[] =>
+  db
+    .query<SeenEgress, [number]>(
+      `SELECT conversation_id AS conversation, host, count(*) AS requests,
+         sum(bytes_sent + bytes_received) AS bytes, count(why) AS refused
+       FROM egress WHERE at >= ? GROUP BY 1, 2 ORDER BY requests DESC LIMIT 50`,
+    )
+    .all(new Date(now).setHours(0, 0, 0, 0));
 
 /** A failure that a schedule's run and its conversation both know is told by each. */
 const errors = (db: Database, since: number): SeenError[] =>
