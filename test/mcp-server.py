@@ -66,6 +66,7 @@ tools = {
     "reach": reach,
     "wait": lambda args: wait(args["seconds"]),
     "fail": lambda _: text("it is broken", isError=True),
+    "shout": lambda _: {}["x" * 1_000_000],
     "die": lambda _: (sys.stderr.write("out of cheese\n"), os._exit(3)),
     "flood": lambda _: flood("x" * 1000 + "\n"),
     "notify": lambda _: flood('{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":1}}\n'),

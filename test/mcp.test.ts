@@ -1,7 +1,8 @@
 /** MCP servers, well behaved and not: as processes here, in bubblewrap, in docker, and in the daemon. */
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "bun:test";
+import { afterEach, beforeEach, describe, expect, it } from "bun:test";
 import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { config } from "../src/config.ts";
 import { findBubblewrap } from "../src/hands/bubblewrap.ts";
 import { findBuilder } from "../src/hands/builder.ts";
 import type { Catalog } from "../src/hands/hands.ts";
@@ -9,11 +10,16 @@ import { openSandboxHands } from "../src/hands/sandbox.ts";
 import { openWarm } from "../src/hands/warm.ts";
 import { parseReply } from "../src/hands/wire.ts";
 import type { Yard } from "../src/hands/yard.ts";
+import { openHands } from "../src/serve/hands.ts";
+import { openDatabase } from "../src/store/database.ts";
 import { openMcp } from "../src/tools/mcp.ts";
 import { isServerName, serverOf } from "../src/tools/mcp-words.ts";
 import type { Hands, McpServer, ToolCall, ToolOutput, ToolSpec } from "../src/types.ts";
-import { binary, newPlace, type Place, until } from "./claw.ts";
+import { binary, newPlace, type Place, runClaw, until } from "./claw.ts";
 import { dockerMissing, startDocker } from "./docker.ts";
+import { startScripted } from "./scripted.ts";
+import { owner, startServe } from "./serve.ts";
+import { startSlack } from "./slack-server.ts";
 
 const never = new AbortController().signal;
 const python = "/usr/bin/python3";
@@ -144,6 +150,12 @@ describe("an MCP server", () => {
     expect(isError).toBe(true);
   });
 
+  it("whose error is too long is cut", async () => {
+    const { content, isError } = await run("shout");
+    expect([isError, content.length < 30_000]).toEqual([true, true]);
+    expect(content).toStartWith("mcp__good__shout failed: ");
+  });
+
   it("that dies fails the call and is started anew by the next", async () => {
     const pid = await text("pid");
     const { content, isError } = await run("die");
@@ -253,7 +265,7 @@ function openNotes() {
       known.delete(server);
     },
   };
-  return { ...notes, catalog };
+  return { ...notes, known, catalog };
 }
 
 /** Hands in a sandbox of a folder with the server in it. */
@@ -280,9 +292,10 @@ function openBoxed(changes: Partial<Yard>, names = ["good"], notes = openNotes()
   const hands = openSandboxHands(yard, { folder, name: "main", mcp });
   const run = (name: string, input: Record<string, unknown> = {}, signal = never) =>
     hands.run(callOf(name, input), signal);
-  const names_ = () => hands.tools.map(({ name }) => name).filter((name) => /^mcp/.test(name));
+  const namesOf = () =>
+    hands.tools.map(({ name }) => name).filter((name) => name.startsWith("mcp__"));
   const ready = async (signal = never) => hands.ready?.(signal);
-  return { hands, folder, log, notes, run, ready, names: names_, yard };
+  return { hands, folder, log, notes, run, ready, names: namesOf, yard };
 }
 type Boxed = ReturnType<typeof openBoxed>;
 
@@ -331,8 +344,7 @@ describe.skipIf(noBwrap !== null)("an MCP server in bubblewrap", () => {
     const { ready, run, folder } = open({}, ["secretive"]);
     await ready();
     const secret = join(place.home, "id_rsa");
-    for (const path of [secret, join(folder, ".env"), join(folder, "a.txt")])
-      writeFileSync(path, "canary");
+    for (const path of [secret, join(folder, "a.txt")]) writeFileSync(path, "canary");
     using listener = Bun.serve({ hostname: "127.0.0.1", port: 0, fetch: () => new Response() });
     const reach = async (where: object) =>
       (await run("mcp__secretive__reach", { ...where })).content;
@@ -392,7 +404,7 @@ describe.skipIf(noBwrap !== null)("an MCP server in bubblewrap", () => {
     const { ready, names, notes, log } = open({}, ["good", "broken", "silent"]);
     const controller = new AbortController();
     const asking = ready(controller.signal);
-    await until(() => notes.faults.length === 1);
+    await until(() => notes.faults.length === 1 && notes.known.has("good"));
     expect(notes.faults[0]).toMatch(/broken did not start: .*no configuration found/);
     const startedAt = performance.now();
     controller.abort(new Error("stop"));
@@ -410,7 +422,7 @@ describe.skipIf(noBwrap !== null)("an MCP server in bubblewrap", () => {
       import { findBubblewrap } from "${join(import.meta.dir, "../src/hands/bubblewrap.ts")}";
       import { openSandboxHands } from "${join(import.meta.dir, "../src/hands/sandbox.ts")}";
       import { openWarm } from "${join(import.meta.dir, "../src/hands/warm.ts")}";
-      const specs = ${JSON.stringify(await notes.catalog.find("good", async () => []))};
+      const specs = ${JSON.stringify(await notes.catalog.find("good", async () => [], never))};
       const catalog = { find: async () => specs, forget: async () => {} };
       const servers = { good: { command: "${python}", args: ["${folder}/server.py"] } };
       const yard = { ...${JSON.stringify(yard)}, builder: findBubblewrap, warm: openWarm(1), log() {} };
@@ -439,7 +451,6 @@ describe.skipIf(noBwrap !== null)("an MCP server in bubblewrap", () => {
   ])("a worker that lies about it is not believed: %s", async (_, specs) => {
     const worker = join(place.home, "worker");
     const reply = JSON.stringify({ type: "specs", specs });
-    writeFileSync(join(place.cwd, "reply"), reply);
     const body = `touch /box/out/ready; while ! ls /box/in/*-*.json >/dev/null 2>&1; do sleep 0.05; done
       sleep 0.1; for path in /box/in/*-*.json; do key=$(basename $path .json); done
       cp reply.json /box/out/.x; mv /box/out/.x /box/out/$key.json; sleep 9`;
@@ -450,6 +461,167 @@ describe.skipIf(noBwrap !== null)("an MCP server in bubblewrap", () => {
     expect(names()).toEqual([]);
   });
 });
+
+describe.skipIf(dockerMissing !== null)("an MCP server in docker", () => {
+  it("is listed, called, and ended", async () => {
+    const docker = await startDocker();
+    process.env["DOCKER_HOST"] = docker.host; // for what this process starts itself
+    const said = { image: docker.image, runtime: null, log: () => {} };
+    const builder = await findBuilder("docker", said);
+    const { ready, names, run, hands, folder } = openBoxed({ builder: async () => builder });
+    try {
+      await ready();
+      expect(names()).toContain("mcp__good__echo");
+      expect(await run("mcp__good__echo", { text: "inside" })).toEqual({ content: "inside" });
+      expect(await run("mcp__good__cwd")).toEqual({ content: folder });
+      const { content } = await run("mcp__good__die");
+      expect(content).toMatch(/exit code 3; it said last: out of cheese/);
+      expect(await run("mcp__good__echo", { text: "again" })).toEqual({ content: "again" });
+    } finally {
+      await hands.close();
+      await docker.stop();
+    }
+  }, 400_000);
+});
+
+// ── In the daemon ───────────────────────────────────────────────────────────────────────────────
+
+describe("the daemon's servers", () => {
+  const log: string[] = [];
+  let nowMs = 0;
+  const start = (opened: ReturnType<typeof openDatabase>) =>
+    openHands({
+      clawHome: place.clawHome,
+      opened,
+      builder: null,
+      inTurn: [],
+      secretOf: () => undefined,
+      log: (event, facts) => void log.push(`${event} ${JSON.stringify(facts)}`),
+      now: () => nowMs,
+    });
+  const namesOf = ({ tools }: Hands) =>
+    tools.map(({ name }) => name).filter((name) => name.startsWith("mcp__"));
+  beforeEach(() => {
+    log.length = 0;
+    nowMs = 1_000_000;
+    Object.assign(config.mcp, servers(script));
+    config.serve.conversations["x:*"] = { mcp: ["good", "broken"] };
+  });
+  afterEach(() => {
+    for (const name of Object.keys(config.mcp)) delete config.mcp[name];
+    delete config.serve.conversations["x:*"];
+  });
+
+  it("have to be named right", async () => {
+    config.serve.conversations["x:*"] = { mcp: ["good", "tyme"] };
+    const opened = openDatabase(place.clawHome);
+    expect(String(await failureOf(start(opened)))).toMatch(
+      /config.serve.conversations\["x:\*"\].mcp names "tyme"; there is good, odd, /,
+    );
+    config.mcp["Big Server"] = { command: "true" };
+    expect(String(await failureOf(start(opened)))).toMatch(/"Big Server"; names are of a-z/);
+    opened.close();
+  });
+
+  it("are asked once for all conversations; one that cannot start, again after a minute", async () => {
+    const opened = openDatabase(place.clawHome);
+    const all = await start(opened);
+    const [one, other] = [all.of("x:1", place.cwd), all.of("x:2", place.cwd)];
+    const none = all.of("y:1", place.cwd);
+    await Promise.all([one.ready?.(never), other.ready?.(never), none.ready?.(never)]);
+    expect(namesOf(one)).toContain("mcp__good__echo");
+    expect(namesOf(other)).toEqual(namesOf(one));
+    expect(namesOf(none)).toEqual([]);
+    expect(log.filter((line) => line.startsWith("mcp server asked"))).toHaveLength(1);
+    const failures = () => log.filter((line) => line.startsWith("mcp server not asked"));
+    expect(failures()).toEqual([expect.stringContaining("no configuration found")]);
+    nowMs += 59_000;
+    await one.ready?.(never);
+    expect(failures()).toHaveLength(1);
+    nowMs += 2_000;
+    await one.ready?.(never);
+    expect(failures()).toHaveLength(2);
+
+    expect(await one.run(callOf("mcp__good__change"), never)).toEqual({ content: "changed" });
+    await Promise.all([one.ready?.(never), other.ready?.(never)]);
+    expect(namesOf(one)).toContain("mcp__good__added");
+    expect(namesOf(other)).not.toContain("mcp__good__added"); // it may be a lie
+    await all.close();
+    expect(processes(place.cwd)).toEqual([]);
+
+    const next = await start(opened);
+    const again = next.of("x:1", place.cwd);
+    const asked = () => log.filter((line) => line.includes('"good"'));
+    log.length = 0;
+    await again.ready?.(never);
+    expect(namesOf(again)).toEqual(namesOf(one));
+    expect(asked()).toEqual([]);
+    config.mcp["good"] = { command: python, args: [script, "odd"] };
+    await next.of("x:3", place.cwd).ready?.(never);
+    expect(asked()).toHaveLength(1); // of another config nothing is known
+    await next.close();
+    opened.close();
+  });
+});
+
+describe.skipIf(noBwrap !== null)("claw serve", () => {
+  it("shows a model the tools of its servers, and starts no sandbox where none is called", async () => {
+    using slack = startSlack();
+    using model = startScripted(({ json }) => {
+      const last = json.messages.at(-1);
+      if (last.role === "tool") return { text: `It says ${last.content}` };
+      if (!JSON.stringify(last).includes("call it")) return { text: "hello" };
+      return { calls: [{ name: "mcp__time__echo", input: { text: "noon" } }] };
+    });
+    const shared = join(place.home, "servers");
+    mkdirSync(shared);
+    copyFileSync(script, join(shared, "server.py"));
+    const time = JSON.stringify({ command: python, args: [join(shared, "server.py")] });
+    const fork = await buildFork(place, [
+      ["mcp: {} as", `mcp: { time: ${time} } as`],
+      ["mounts: {} as", `mounts: { shared: { from: ${JSON.stringify(shared)} } } as`],
+      ['"*": { who: "people",', '"*": { mcp: ["time"], mounts: ["shared"], who: "people",'],
+    ]);
+    const answers = () =>
+      slack.posts.filter(({ deleted, metadata }) => !deleted && metadata !== null);
+    const texts = () => answers().map(({ text }) => text);
+    const say = (text: string) => slack.say({ channel: "DOWNER1", user: owner, text });
+    const starts = (printed: string) => printed.split("sandbox started").length - 1;
+    {
+      await using served = await startServe(place, { slack, model, binary: fork });
+      await say("hi");
+      await until(() => answers().length === 1, 20_000);
+      expect(JSON.stringify(model.requests[0]?.json.tools)).toContain('"mcp__time__echo"');
+      await say("call it");
+      await until(() => answers().length === 2, 20_000);
+      expect(texts()).toEqual(["hello", "It says noon"]);
+      expect(starts(served.err())).toBe(1);
+      expect(served.err()).toContain("mcp server asked");
+      served.kill("SIGTERM");
+      expect(await served.exited).toBe(0);
+    }
+    await using served = await startServe(place, { slack, model, binary: fork });
+    await say("hi again");
+    await until(() => answers().length === 3, 20_000);
+    expect(model.requests.at(-1)?.json.tools).toEqual(model.requests[0]?.json.tools);
+    expect(starts(served.err())).toBe(0);
+  }, 90_000);
+});
+
+/** A binary of this source with other words in src/config.ts. */
+async function buildFork(where: Place, changes: [from: string, to: string][]): Promise<string> {
+  const folder = join(where.cwd, "fork");
+  expect(await runClaw(where, ["fork", folder])).toMatchObject({ code: 0 });
+  const path = join(folder, "src/config.ts");
+  let text = readFileSync(path, "utf8");
+  for (const [from, to] of changes) {
+    expect(text).toContain(from);
+    text = text.replace(from, to);
+  }
+  writeFileSync(path, text);
+  expect(await runClaw(where, ["build", folder])).toMatchObject({ code: 0 });
+  return join(folder, "dist/claw");
+}
 
 const spec = (name: string): ToolSpec => ({ name, description: "", schema: { type: "object" } });
 

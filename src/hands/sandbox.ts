@@ -7,13 +7,12 @@
  * next call gets a new one. A host that dies loses nothing: who comes after it finds the sandbox by
  * its record, and in its box what became of each call.
  */
-import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { config } from "../config.ts";
 import { messageOf } from "../errors.ts";
 import type { Fate, Hands, Print, ToolCall, ToolOutput, ToolSpec } from "../types.ts";
 import { openLocalHands, withServers } from "./hands.ts";
-import { type Answer, type Life, Mailbox } from "./mailbox.ts";
+import { type Answer, type Life, Mailbox, removeAll } from "./mailbox.ts";
 import { watchSize } from "./quota.ts";
 import type { Sandbox } from "./walls.ts";
 import { orAbort } from "./warm.ts";
@@ -25,6 +24,7 @@ import { LEASE_MS, newKey, type Order } from "./wire.ts";
 /** How long a worker may take to end a call that was stopped, and to be ready. */
 const GRACE_MS = 900;
 const START_MS = 60_000;
+const LATE_MS = 10_000;
 
 /** Hands in a sandbox. `close` ends all that runs in it. */
 export function openSandboxHands(yard: Yard, options: SandboxOptions): Hands {
@@ -47,7 +47,7 @@ export function openSandboxHands(yard: Yard, options: SandboxOptions): Hands {
     async close() {
       isClosed = true;
       await box.end("the session ends");
-      if (yard.isGuest) await rm(join(yard.boxes, options.name), { recursive: true, force: true });
+      if (yard.isGuest) await removeAll(join(yard.boxes, options.name));
     },
   };
   const list = async (server: string, signal: AbortSignal) => {
@@ -62,6 +62,7 @@ type Running = {
   sandbox: Sandbox;
   way: Way | null;
   lease: Timer;
+  sizes: { stop(): void }[];
   end: AbortController;
   isReady: boolean;
 };
@@ -177,12 +178,12 @@ class Box {
     signal: AbortSignal,
     onPrint?: Print,
   ): Promise<Answer> {
-    const { diskBytes } = config.sandbox;
     const leave = (why: string) => this.#leave(running, why);
-    const size = watchSize(this.#options.folder, diskBytes, leave);
-    let late: Timer | undefined;
+    // Whatever it shows of a pulse: every tool ends by itself before this.
+    let late = setTimeout(leave, config.limits.bashTimeoutMaxMs + LATE_MS, "a call did not end");
     const onAbort = () => {
       this.#mailbox.stop(key);
+      clearTimeout(late);
       late = setTimeout(leave, GRACE_MS, "a call that was stopped went on");
     };
     signal.addEventListener("abort", onAbort, { once: true });
@@ -194,7 +195,6 @@ class Box {
       return answer;
     } finally {
       clearTimeout(late);
-      size.stop();
       signal.removeEventListener("abort", onAbort);
     }
   }
@@ -267,7 +267,11 @@ class Box {
     this.#mailbox.renew();
     const lease = setInterval(() => this.#mailbox.renew(), LEASE_MS).unref();
     const end = new AbortController();
-    const running = { sandbox, way, lease, end, isReady: false };
+    // All that it can fill of the disk, also while nobody asks: what it left in the background may.
+    const sizes = [this.#options.folder, join(this.#yard.boxes, this.#options.name, "out")].map(
+      (path) => watchSize(path, config.sandbox.diskBytes, (why) => this.#leave(running, why)),
+    );
+    const running: Running = { sandbox, way, lease, sizes, end, isReady: false };
     void sandbox.ended?.then((why) => this.#leave(running, why));
     return running;
   }
@@ -284,6 +288,7 @@ class Box {
     if (running.end.signal.aborted) return;
     running.end.abort(why);
     clearInterval(running.lease);
+    for (const size of running.sizes) size.stop();
     if (!running.isReady) return; // whoever starts it clears it away
     this.#current = null;
     this.#note = RESTARTED;

@@ -58,7 +58,7 @@ export function openPipe({ command, args = [], env }: McpServer, place: Place): 
     async start() {
       void hear();
       const over = read().catch((error: unknown) => void (fault = messageOf(error)));
-      void over.then(() => Promise.race([child.exited, Bun.sleep(100)])).then(pipe.close);
+      void over.then(() => Promise.race([child.exited, Bun.sleep(100)])).then(() => pipe.close());
     },
     async send(message) {
       if ("id" in message && "method" in message) bytes = 0;
