@@ -70,13 +70,12 @@ async function build(): Promise<void> {
 /** The project's files and those of its packages that the bundle reads, as a tar.gz. */
 async function packSource(): Promise<Bun.Archive> {
   // Unshaken: what the bundler drops in the end it has to resolve all the same.
-  const options = {
+  const { metafile } = await Bun.build({
     entrypoints: [entry],
     target: "bun",
     metafile: true,
     treeShaking: false,
-  } as const;
-  const { metafile } = await Bun.build(options);
+  });
   const used = Object.keys(metafile?.inputs ?? {})
     .map((path) => relative(root, join(process.cwd(), path)))
     .filter((path) => path.startsWith("node_modules"));
