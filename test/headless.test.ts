@@ -406,7 +406,7 @@ describe("bad input is one sentence, and nothing runs", () => {
     [["-p", "x", "--add-dir", "/does/not/exist"], 2, "/does/not/exist"],
     [["-p", "x", "--model"], 2, "needs a value"],
     [["-p", "x", "--verbose=yes"], 2, "switch"],
-    [["-p", "x", "--sandbox", "docker"], 2, "--sandbox"],
+    [["-p", "x", "--sandbox", "jail"], 2, "--sandbox"],
     [["tool", "Nonsense", "{}"], 2, "Nonsense"],
     [["tool", "Read", "{"], 2, "JSON"],
     [["tool", "Read"], 2, "JSON"],

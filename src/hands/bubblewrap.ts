@@ -71,7 +71,10 @@ function argvOf(bwrap: string, { mounts, command, limits }: Inside): string[] {
     ...emptyOf(limits.tmpBytes).split(" "),
     ...mounts,
     ...CLOSED.split(" "),
-    ...["/bin/sh", "-c", `{ ${limitsOf(limits.pids)}; } 2>/dev/null; exec "$@"`, "sh"],
+    "/bin/sh",
+    "-c",
+    `{ ${limitsOf(limits.pids)}; } 2>/dev/null; exec "$@"`,
+    "sh",
     ...command,
   ];
 }
@@ -91,8 +94,11 @@ async function start(bwrap: string, walls: BareWalls): Promise<Sandbox> {
     ...accounts.flatMap(([path], index) => ["--ro-bind-data", String(index + 3), path]),
     ...walls.mounts.flatMap(({ from, to, write }) => [write ? "--bind" : "--ro-bind", from, to]),
     ...walls.covers.flatMap((path) => ["--ro-bind", walls.emptyFile, path]),
-    ...["--ro-bind", walls.binary, INSIDE_BINARY, "--chdir", folder],
-    ...["--info-fd", String(infoAt), "--seccomp", String(filterAt)],
+    "--ro-bind",
+    walls.binary,
+    INSIDE_BINARY,
+    ...`--info-fd ${infoAt} --seccomp ${filterAt} --chdir`.split(" "),
+    folder,
     ...(walls.outlivesHost ? [] : ["--die-with-parent"]),
   ];
   const child = Bun.spawn(argvOf(bwrap, { mounts, command: walls.command, limits }), {

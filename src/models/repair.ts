@@ -2,11 +2,12 @@
  * What is put right on the way to a model and on the way back, whatever the wire.
  *
  * Out: messages in the strict order every server takes, strings without halves of characters. In:
- * tool calls with a name, an id of their own and arguments that are an object. Arguments that
- * cannot be read are never turned into `{}` in silence: the call is marked `invalid`.
+ * tool calls with a name, an id of their own and arguments that are an object. They are mended only
+ * where one meaning is left; what cannot be read is never turned into `{}` in silence: the call is
+ * marked `invalid`.
  */
 import type { AssistantPart, Message, ToolCall, UserPart } from "../types.ts";
-import { parseJson, recordOf } from "./json.ts";
+import { parseJson, recordOf, scanJson, type Json, type Scan } from "./json.ts";
 
 export type Part = UserPart | AssistantPart;
 export type Turn = { role: "user" | "assistant"; parts: Part[] };
@@ -55,18 +56,58 @@ export function toCall(
   return { type: "tool_call", id: own, name: toKnown(name, known), ...readArguments(args) };
 }
 
-/** Some models add `functions.` or leak tokens of their template into a name. */
-function toKnown(name: string, known: ReadonlySet<string>): string {
+/**
+ * The known name that is meant: some models add `functions.`, leak tokens of their template into a
+ * name, write it in other letters, or leave out the server it belongs to. `name` where none is, or
+ * more than one.
+ */
+export function toKnown(name: string, known: ReadonlySet<string>): string {
   if (known.has(name)) return name;
-  const bare = name.replace(/<\|.*$/s, "").trim();
-  const wanted = bare.replace(/^functions[.:]/, "").toLowerCase();
-  return [...known].find((tool) => tool.toLowerCase() === wanted) ?? name;
+  const wanted = plain(
+    name
+      .replace(/<\|.*$/s, "")
+      .trim()
+      .replace(/^functions[.:]/i, ""),
+  );
+  const tools = [...known];
+  const same = tools.filter((tool) => plain(tool) === wanted);
+  const near = same.length > 0 ? same : tools.filter((tool) => plain(lastOf(tool)) === wanted);
+  return near.length === 1 && wanted !== "" ? (near[0] ?? name) : name;
 }
 
+const plain = (name: string): string => name.toLowerCase().replace(/[-_]/g, "");
+
+/** A tool's own name, without that of its MCP server; "" where it has none. */
+const lastOf = (tool: string): string => /^mcp__.+?__(.+)$/.exec(tool)?.[1] ?? "";
+
 function readArguments(text: string): Pick<ToolCall, "input" | "invalid"> {
-  const value = text.trim() === "" ? null : parseJson(text);
-  if (typeof value === "string") return readArguments(value); // some servers encode twice
-  if (value === null) return { input: {} };
-  const input = recordOf(value);
+  const input = isNothing(text) ? {} : readObject(text);
   return input ? { input } : { input: {}, invalid: text };
+}
+
+/** What servers send for a call without arguments. */
+const isNothing = (text: string): boolean => /^\s*(null|"\s*"|"null")?\s*$/.test(text);
+
+/** What may follow an object that is whole: tokens of a template, brackets too many. */
+const garbage = /^(?:\s|<\|[^|<>]*\|>|<\/\w+>|\[\/?[A-Z_]+\]|[}\]`])+$/;
+
+/** The object that `text` holds, where there is no doubt which; null: there is none, or doubt. */
+export function readObject(text: string, depth = 0): Json | null {
+  const value = parseJson(text);
+  if (typeof value === "string" && depth < 3) return readObject(value, depth + 1); // encoded twice
+  if (value !== undefined) return recordOf(value);
+  const scan: Scan = { at: 0, open: [], quoted: false };
+  const isWhole = scanJson(text, scan);
+  if (isWhole && garbage.test(text.slice(scan.at))) return readObject(text.slice(0, scan.at), 3);
+  return recordOf(parseJson(fromPython(text)));
+}
+
+/** Python's words and quotes as JSON's; a string that holds a quote or a backslash stays. */
+function fromPython(text: string): string {
+  const words: Record<string, string> = { True: "true", False: "false", None: "null" };
+  return text.replace(
+    /"(?:[^"\\]|\\.)*"|'([^'"\\\n]*)'|\b(?:True|False|None)\b/gs,
+    (whole: string, quoted?: string) =>
+      quoted === undefined ? (words[whole] ?? whole) : JSON.stringify(quoted),
+  );
 }
