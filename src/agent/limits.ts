@@ -3,7 +3,7 @@ import { config } from "../config.ts";
 import type { Price, TurnEnd, Usage } from "../types.ts";
 import type { Session } from "./session.ts";
 
-type Limits = { maxTurns?: number; maxBudgetUsd?: number; limit?(): string | null };
+type Limits = { maxTurns?: number; maxBudgetUsd?: number; limit?: () => string | null };
 type Spent = { steps: number; costUsd: number };
 
 /** Why no further model call may be made, or null. */

@@ -43,7 +43,7 @@ export type TurnOptions = {
   /** What this turn may spend. Needs a model whose price is known. */
   maxBudgetUsd?: number;
   /** Why no further model call may be made, in a sentence; null: it may. */
-  limit?(): string | null;
+  limit?: () => string | null;
   /** Takes over when the model's provider fails. */
   fallback?: Model;
   /** Nobody watches the answer come in: what broke off in its middle is dropped. */

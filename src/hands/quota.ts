@@ -10,7 +10,8 @@ const FIRST_MS = 3_000;
 /** Calls `onExcess`, with why, when the folder holds more than `maxBytes` and still grows. */
 export function watchSize(folder: string, maxBytes: number, onExcess: (why: string) => void) {
   let [isStopped, first] = [false, -1];
-  let timer = setTimeout(look, FIRST_MS);
+  const again = (ms: number) => setTimeout(() => void look(), ms).unref();
+  let timer = again(FIRST_MS);
   async function look(): Promise<void> {
     const startedAt = performance.now();
     const bytes = await bytesIn(folder, () => isStopped);
@@ -18,7 +19,7 @@ export function watchSize(folder: string, maxBytes: number, onExcess: (why: stri
     if (bytes > maxBytes && bytes > first && !isStopped)
       onExcess(`its folder held more than ${maxBytes / 1e6} MB`);
     const next = Math.max(FIRST_MS, 20 * (performance.now() - startedAt));
-    if (!isStopped) timer = setTimeout(look, next);
+    if (!isStopped) timer = again(next);
   }
   return {
     stop(): void {

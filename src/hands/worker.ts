@@ -47,7 +47,7 @@ export async function runHands([folder, ...rest]: string[]): Promise<number> {
   const look = () => {
     const names = readdirSync(join(folder, "in"));
     if (!names.includes("open.json")) return leave();
-    names.forEach(desk.take);
+    for (const name of names) desk.take(name);
     setTimeout(look, Math.max(opening.pollMs, Math.min(desk.quietMs() / 20, LOOK_MS)));
   };
   watch(join(folder, "in"), (_, name) => name !== null && desk.take(name));
@@ -95,7 +95,8 @@ function openDesk(folder: string, hands: Hands, mcp: Mcp) {
       putMessage(out(`${key}.json`), await begin(key));
     } finally {
       running.delete(key);
-      if (running.size === 0) pulse = void clearInterval(pulse);
+      if (running.size === 0) clearInterval(pulse);
+      if (running.size === 0) pulse = undefined;
     }
   };
   return {

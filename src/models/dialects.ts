@@ -118,7 +118,8 @@ function notePlace(place: Place, text: string): void {
       place.lead = "";
     }
     if (line.includes("`")) place.ticks += line.split("`").length - 1;
-    if (place.lead.length < 3) place.lead = (place.lead + line.slice(0, 200)).trimStart().slice(0, 3);
+    if (place.lead.length < 3)
+      place.lead = (place.lead + line.slice(0, 200)).trimStart().slice(0, 3);
   }
 }
 
@@ -130,7 +131,8 @@ const isCode = ({ isFenced, ticks, lead }: Place, text: string): boolean =>
 
 function look(seen: Look): Found {
   const { text, isLast } = seen;
-  const tag = /^(?:<tool_call>\s*|(?=<function=)|\[TOOL_CALLS\]\s*|```\w*[^\S\n]*\n\s*|(?=\{))/.exec(text);
+  const tag =
+    /^(?:<tool_call>\s*|(?=<function=)|\[TOOL_CALLS\]\s*|```\w*[^\S\n]*\n\s*|(?=\{))/.exec(text);
   if (/^<\|(?:start|channel)\|>/.test(text)) return lookChannel(seen);
   if (!tag) return !isLast && mayBeTag(text) ? open : no;
   const [opener] = tag;
@@ -163,7 +165,11 @@ function closed({ text }: Look, from: number, calls: TextCall[], strict: boolean
 }
 
 /** The JSON at `from`, once it is whole; at the end of an answer also what may be closed. */
-function jsonAt({ text, scan, isLast, mayClose }: Look, from: number, closer: string): string | null {
+function jsonAt(
+  { text, scan, isLast, mayClose }: Look,
+  from: number,
+  closer: string,
+): string | null {
   if (scan.at === -1) scan.at = from;
   if (scanJson(text, scan)) return text.slice(from, scan.at);
   if (!isLast || !mayClose) return null;
@@ -192,7 +198,11 @@ function callsIn(value: unknown, tools: Tools): TextCall[] | null {
   const calls = recordsOf(value).map((said) => {
     const called = recordOf(said["function"]) ?? said;
     const given = called["arguments"] ?? called["parameters"];
-    return toCall(textOf(called["name"]), textOf(given) ? readObject(textOf(given)) : recordOf(given), tools);
+    return toCall(
+      textOf(called["name"]),
+      textOf(given) ? readObject(textOf(given)) : recordOf(given),
+      tools,
+    );
   });
   const sound = calls.filter((call) => call !== null);
   return sound.length > 0 && sound.length === calls.length ? sound : null;
@@ -209,7 +219,9 @@ function toCall(said: string, input: Json | null, tools: Tools): TextCall | null
 /** Mistral's `NAME[ARGS]{…}`. */
 function lookNamed(seen: Look, from: number): Found {
   const { text, tools, isLast } = seen;
-  const head = /^([\w.-]+)(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?\s*(?=\{)/.exec(text.slice(from, from + 200));
+  const head = /^([\w.-]+)(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?\s*(?=\{)/.exec(
+    text.slice(from, from + 200),
+  );
   if (!head?.[1])
     return !isLast && /^[\w.-]+(?:\[[A-Z_]*\]?\w*)*$/.test(text.slice(from)) ? open : no;
   if (nameIn(head[1], tools) === null) return no;
@@ -225,13 +237,23 @@ function lookFunction(seen: Look, from: number): Found {
   const { text, tools, isLast } = seen;
   const head = /^<function=([^<>\s]+)>/.exec(text.slice(from, from + 200));
   if (!head?.[1])
-    return !isLast && ("<function=".startsWith(text.slice(from)) || /^<function=[^<>\s]*$/.test(text.slice(from))) ? open : no;
+    return !isLast &&
+      ("<function=".startsWith(text.slice(from)) || /^<function=[^<>\s]*$/.test(text.slice(from)))
+      ? open
+      : no;
   const name = nameIn(head[1], tools);
   if (name === null) return no;
-  const whole = /^(?:\s*<parameter=[^<>\s]+>.*?<\/parameter>(?=\s*<(?:parameter=|\/function>)))*\s*<\/function>/s.exec(text.slice(from + head[0].length));
+  const whole =
+    /^(?:\s*<parameter=[^<>\s]+>.*?<\/parameter>(?=\s*<(?:parameter=|\/function>)))*\s*<\/function>/s.exec(
+      text.slice(from + head[0].length),
+    );
   if (!whole) return isLast ? no : open;
   const types = recordOf(tools.get(name)?.["properties"]) ?? {};
-  const pairs = [...whole[0].matchAll(/<parameter=([^<>\s]+)>(.*?)<\/parameter>(?=\s*<(?:parameter=|\/function>))/gs)];
+  const pairs = [
+    ...whole[0].matchAll(
+      /<parameter=([^<>\s]+)>(.*?)<\/parameter>(?=\s*<(?:parameter=|\/function>))/gs,
+    ),
+  ];
   const input = Object.fromEntries(
     pairs.map(([, key = "", value = ""]) => [key, valueOf(value, recordOf(types[key]))]),
   );
@@ -254,12 +276,16 @@ function lookChannel(seen: Look): Found {
   const to = /\bto=([\w.:-]+)/.exec(head)?.[1];
   const on = /<\|channel\|>\s*(\w+)/.exec(head)?.[1] ?? "";
   if (to === undefined && !["analysis", "final", "commentary"].includes(on)) return no;
-  if (to === undefined) return { is: "channel", end: head.length, as: on === "analysis" ? "thinking" : "text" };
+  if (to === undefined)
+    return { is: "channel", end: head.length, as: on === "analysis" ? "thinking" : "text" };
   if (nameIn(to, tools) === null) return no;
   const json = jsonAt(seen, head.length, "");
   if (json === null) return isLast ? no : open;
   const call = toCall(to, readObject(json), tools);
-  const token = /^\s*<\|\w+\|>/.exec(text.slice(head.length + json.length, head.length + json.length + 40))?.[0] ?? "";
+  const token =
+    /^\s*<\|\w+\|>/.exec(
+      text.slice(head.length + json.length, head.length + json.length + 40),
+    )?.[0] ?? "";
   const end = head.length + json.length + (/call|end/.test(token) ? token.length : 0);
   return call ? { is: "calls", end, calls: [call], strict: false } : no;
 }

@@ -18,7 +18,8 @@ const routeSecrets = Object.values(config.egress.routes).flatMap(
   ({ secret }) => secret?.name ?? [],
 );
 const tokens = [
-  ...["SLACK_BOT_TOKEN", "SLACK_APP_TOKEN"],
+  "SLACK_BOT_TOKEN",
+  "SLACK_APP_TOKEN",
   ...providers.flatMap(({ keys }) => keys),
   ...routeSecrets,
 ];
