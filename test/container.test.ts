@@ -11,7 +11,7 @@ import { installOf, type Yard } from "../src/hands/yard.ts";
 import type { EgressRow } from "../src/store/egress.ts";
 import type { Hands } from "../src/types.ts";
 import { binary, newPlace, type Place, runClaw, until } from "./claw.ts";
-import { type Docker, dockerMissing, startDocker } from "./docker.ts";
+import { type Docker, dockerMissing, lendToPodman, startDocker } from "./docker.ts";
 import { type Recorded, startScripted } from "./scripted.ts";
 import { owner, startServe } from "./serve.ts";
 import { type SlackServer, startSlack } from "./slack-server.ts";
@@ -31,18 +31,20 @@ afterAll(async () => {
 
 const dockerEnv = () => ({ DOCKER_HOST: docker.host, CLAW_IMAGE: docker.image });
 
-/** What a docker command prints, line by line. */
-async function tell(...argv: string[]): Promise<string[]> {
-  const child = Bun.spawn(["docker", ...argv], {
+/** What a command of docker or podman prints, line by line. */
+async function tellClient(client: string, ...argv: string[]): Promise<string[]> {
+  const child = Bun.spawn([client, ...argv], {
     env: { ...process.env, DOCKER_HOST: docker.host },
     stderr: "pipe",
   });
   return (await child.stdout.text()).split("\n").filter(Boolean);
 }
 
+const tell = (...argv: string[]) => tellClient("docker", ...argv);
+
 /** The containers of a claw, running or not. */
-const containersOf = (place: Place) =>
-  tell("ps", "-a", "-q", "--filter", `label=claw=${installOf(place.clawHome)}`);
+const containersOf = (place: Place, client = "docker") =>
+  tellClient(client, "ps", "-a", "-q", "--filter", `label=claw=${installOf(place.clawHome)}`);
 
 const groupOf = (place: Place): string => {
   const [folder = ""] = new Bun.Glob("groups/*").scanSync({
@@ -174,12 +176,14 @@ describe.skipIf(dockerMissing !== null)("claw serve in docker", () => {
   }, 60_000);
 });
 
-describe.skipIf(dockerMissing !== null).each([["docker"], ["runsc"]])("hands in %s", (below) => {
+const kinds = [["docker"], ["runsc"], ["podman"]];
+describe.skipIf(dockerMissing !== null).each(kinds)("hands in %s", (kind) => {
   let place: Place;
   let hands: Hands;
   let folder: string;
   let yard: Yard;
   let calls = 0;
+  const client = kind === "podman" ? "podman" : "docker";
   const bash = async (command: string, signal = never) =>
     hands.run(
       { type: "tool_call", id: `call_${++calls}`, name: "Bash", input: { command } },
@@ -192,8 +196,10 @@ describe.skipIf(dockerMissing !== null).each([["docker"], ["runsc"]])("hands in 
     folder = join(place.clawHome, "groups", "main");
     mkdirSync(folder, { recursive: true });
     writeFileSync(join(folder, ".env"), "canary");
-    const runtime = below === "docker" ? null : below;
-    const builder = await findBuilder("docker", { runtime, image: docker.image, log: () => {} });
+    if (kind === "podman") await lendToPodman(docker, place.cwd);
+    const wanted = kind === "podman" ? "podman" : "docker";
+    const runtime = kind === "runsc" ? kind : null;
+    const builder = await findBuilder(wanted, { runtime, image: docker.image, log: () => {} });
     yard = {
       builder: async () => builder,
       install: installOf(place.clawHome),
@@ -243,7 +249,7 @@ describe.skipIf(dockerMissing !== null).each([["docker"], ["runsc"]])("hands in 
   });
 
   test("an abort ends a call within a second, and not the container", async () => {
-    const before = await containersOf(place);
+    const before = await containersOf(place, client);
     const controller = new AbortController();
     const running = bash("trap '' TERM; touch begun; sleep 1000", controller.signal);
     const failure = running.catch((error: unknown) => error);
@@ -253,17 +259,17 @@ describe.skipIf(dockerMissing !== null).each([["docker"], ["runsc"]])("hands in 
     expect(String(await failure)).toBe("Error: stop");
     expect(performance.now() - startedAt).toBeLessThan(1100);
     expect(await text("echo again")).toBe("again");
-    expect(await containersOf(place)).toEqual(before);
+    expect(await containersOf(place, client)).toEqual(before);
   });
 
   test("a container that is killed is a failed call; the next one gets a new container", async () => {
     const running = bash("echo begun; touch killme; sleep 1000");
     await until(() => existsSync(join(folder, "killme")));
-    await tell("kill", ...(await containersOf(place)));
+    await tellClient(client, "kill", ...(await containersOf(place, client)));
     const { content, isError } = await running;
     expect([isError, content]).toEqual([true, expect.stringMatching(/unknown.*137.*begun/s)]);
     expect(await text("echo again")).toStartWith("again\n\n[The sandbox was started anew");
-    expect(await containersOf(place)).toHaveLength(1);
+    expect(await containersOf(place, client)).toHaveLength(1);
   }, 30_000);
 
   test("one that needs too much memory ends alone, and the call says so", async () => {
@@ -285,19 +291,19 @@ try:
 except OSError as error: print(n < 256, error.errno)`;
     const { content } = await bash(`python3 -c "${code}"`);
     // gVisor's own threads count too: it ends, and the container with it.
-    expect(content).toMatch(below === "docker" ? /^True 11\b/ : /^True 11\b|container ended/);
+    expect(content).toMatch(kind !== "runsc" ? /^True 11\b/ : /^True 11\b|container ended/);
     expect(await text("true; echo again")).toContain("again");
   }, 60_000);
 
   test("the place is taken by another the moment that it needs it", async () => {
     await text("true");
-    const before = await containersOf(place);
+    const before = await containersOf(place, client);
     const other = join(place.clawHome, "groups", "other");
     mkdirSync(other, { recursive: true });
     const others = openSandboxHands(yard, { folder: other, name: "other" });
     const call = { type: "tool_call" as const, id: "o", name: "Bash", input: { command: "pwd" } };
     expect(await others.run(call, never)).toEqual({ content: other });
-    const after = await containersOf(place);
+    const after = await containersOf(place, client);
     expect([after.length, after[0] === before[0]]).toEqual([1, false]);
     await others.close();
   }, 60_000);

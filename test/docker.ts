@@ -66,6 +66,19 @@ export async function startDocker(): Promise<Docker> {
   return { host, image, hasRunsc: text.includes('"runsc"'), stop };
 }
 
+/** Gives podman docker's image, in a store of its own; what podman notes of a run goes to `folder`. */
+export async function lendToPodman({ image, host }: Docker, folder: string): Promise<void> {
+  const store = join(tmpdir(), "claw-test-podman");
+  const file = join(folder, "storage.conf");
+  const lines = `driver = "overlay"\ngraphroot = "${store}"\nrunroot = "${folder}"`;
+  writeFileSync(file, `[storage]\n${lines}\n`);
+  process.env["CONTAINERS_STORAGE_CONF"] = file;
+  const { exitCode } = await Bun.$`podman image exists ${image}`.quiet().nothrow();
+  if (exitCode === 0) return;
+  const env = { ...process.env, DOCKER_HOST: host };
+  await Bun.$`docker save ${image} | podman load`.env(env).quiet();
+}
+
 async function run(argv: string[], env: Record<string, string>) {
   const child = Bun.spawn(argv, { env, stdio: ["ignore", "pipe", "pipe"] });
   const texts = await Promise.all([child.stdout.text(), child.stderr.text()]);

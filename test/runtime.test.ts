@@ -2,7 +2,6 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
 import { writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { messageOf, UsageError } from "../src/errors.ts";
 import { findBuilder, type Isolation } from "../src/hands/builder.ts";
@@ -10,7 +9,7 @@ import { findRuntime, type Runtime, type RuntimeName, runtimes } from "../src/ha
 import { tell } from "../src/hands/runtime.ts";
 import { INSIDE_BINARY, type Walls } from "../src/hands/walls.ts";
 import { newPlace } from "./claw.ts";
-import { type Docker, dockerMissing, startDocker } from "./docker.ts";
+import { type Docker, dockerMissing, lendToPodman, startDocker } from "./docker.ts";
 
 setDefaultTimeout(180_000); // the first run of all makes the image
 
@@ -376,18 +375,9 @@ describe.skipIf(dockerMissing !== null)("inside a container", () => {
   });
   const list = (runtime: Runtime) => tell(runtime.list(`claw-test-${process.pid}`));
 
-  /** podman with docker's image, in a store of its own. */
   async function preparePodman(): Promise<Runtime> {
-    const store = join(tmpdir(), "claw-test-podman");
-    const file = join(podmanFiles, "storage.conf");
-    const lines = `driver = "overlay"\ngraphroot = "${store}"\nrunroot = "${podmanFiles}"`;
-    writeFileSync(file, `[storage]\n${lines}\n`);
-    process.env["CONTAINERS_STORAGE_CONF"] = file;
-    const runtime = await findRuntime("podman", null);
-    if (!runtime) throw new Error("podman was not named");
-    if ((await tell(runtime.hasImage(docker.image))).code !== 0)
-      await Bun.$`docker save ${docker.image} | podman load`.quiet();
-    return runtime;
+    await lendToPodman(docker, podmanFiles);
+    return findRuntime("podman", null);
   }
 
   describe.each(["docker", "docker (runsc)", "podman"])("of %s", (kind) => {
