@@ -558,11 +558,13 @@ const argumentTexts: [string, unknown, object][] = [
   ["null", null, { input: {} }],
   ["the word null", "null", { input: {} }],
   ["encoded twice", JSON.stringify(a), { input: { file_path: "a" } }],
-  ["cut off", '{"file_path": "a', { input: {}, invalid: '{"file_path": "a' }],
-  ["followed by garbage", `${a}}`, { input: {}, invalid: `${a}}` }],
+  ["cut off in a key", '{"file_pa', { input: {}, invalid: '{"file_pa' }],
+  ["not closed", '{"file_path": "a"', { input: { file_path: "a" } }],
+  ["cut off in a string", '{"file_path": "a', { input: {}, invalid: '{"file_path": "a' }],
+  ["followed by a brace too many", `${a}}`, { input: { file_path: "a" } }],
   ["a list", "[1]", { input: {}, invalid: "[1]" }],
   ["a number", "7", { input: {}, invalid: "7" }],
-  ["Python", "{'file_path': None}", { input: {}, invalid: "{'file_path': None}" }],
+  ["Python", "{'file_path': None}", { input: { file_path: null } }],
 ];
 
 test.each(argumentTexts)("arguments that are %s", async (_, args, wanted) => {

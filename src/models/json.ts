@@ -47,10 +47,13 @@ export function scanJson(text: string, scan: Scan): boolean {
   return false;
 }
 
-/** An object that broke off, with what closes it; `text` itself where that makes no object. */
+/**
+ * An object that broke off between its values, with what closes it; else `text` itself: half a string
+ * may be half a command.
+ */
 export function closeJson(text: string): string {
   const scan: Scan = { at: 0, open: [], quoted: false };
   const isWhole = scanJson(text, scan) || scan.at > text.length; // or it ends in half an escape
-  const closed = `${text}${scan.quoted ? '"' : ""}${scan.open.join("")}`;
-  return !isWhole && recordOf(parseJson(closed)) ? closed : text;
+  const closed = `${text}${scan.open.join("")}`;
+  return !isWhole && !scan.quoted && recordOf(parseJson(closed)) ? closed : text;
 }

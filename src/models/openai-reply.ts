@@ -3,37 +3,55 @@
  *
  * Each oddity handled here is some server's habit: missing, constant or repeated indexes and ids,
  * names repeated in each chunk, arguments as objects, reasoning under five names, usage in three
- * places. An answer's parts are thinking, text, calls, in whatever order they come.
+ * places, calls as text. An answer's parts are thinking, text, calls, in whatever order they come.
  */
-import type { Delta, Usage } from "../types.ts";
+import type { Delta, ModelRequest, Usage } from "../types.ts";
+import { openDialects, type Said } from "./dialects.ts";
 import { AttemptError } from "./failure.ts";
-import { countOf, parseJson, recordOf, recordsOf, textOf, type Json } from "./json.ts";
+import { closeJson, countOf, parseJson, recordOf, recordsOf, textOf, type Json } from "./json.ts";
 import { done } from "./sse.ts";
 import { grow, newBlock, type Block, type Reader, type Reply } from "./wire.ts";
 
-export function openReader(reply: Reply): Reader {
+/** `request` tells which calls the text may hold; without it, text is text. */
+export function openReader(reply: Reply, request?: Pick<ModelRequest, "tools">): Reader {
   const thinking = newBlock("thinking");
   const text = newBlock("text");
   const calls: Block[] = [];
   const details: Json[] = [];
   const split = openSplitter();
+  const dialects = openDialects(request?.tools ?? []);
+  let isFirst = true;
   const show = (said: Said) => [...grow(thinking, said.thinking), ...grow(text, said.text)];
   return {
     take(chunk) {
-      const piece = takeChunk(reply, chunk, text.text === "" && calls.length === 0);
+      const piece = takeChunk(reply, chunk, isFirst);
       if (!piece) return [];
       if (textOf(piece["refusal"])) reply.stop = "refusal";
       mergeDetails(details, recordsOf(piece["reasoning_details"]));
       const said = contentOf(piece);
       const { thinking: tagged, text: rest } = split(said.text);
-      const shown = show({ thinking: said.thinking + tagged, text: rest });
-      return [...shown, ...recordsOf(piece["tool_calls"]).flatMap((call) => takeCall(calls, call))];
+      const plain = dialects.take(rest);
+      const thought = said.thinking + tagged + plain.thinking;
+      const shown = show({ thinking: thought, text: plain.text });
+      const called = recordsOf(piece["tool_calls"]).flatMap((call) => takeCall(calls, call));
+      isFirst &&= said.text === "" && calls.length === 0;
+      return [...shown, ...called];
     },
     end() {
-      const shown = show(split("", true));
+      const last = split("", true);
+      const plain = dialects.take(last.text);
+      const isFinished = /^(?:stop|end|eos|tool|function)/i.test(reply.stop);
+      const { said, calls: written } = dialects.end(calls.length > 0, isFinished);
+      const shown = show({
+        thinking: last.thinking + plain.thinking + said.thinking,
+        text: plain.text + said.text,
+      });
       if (details.length > 0) thinking.signature = JSON.stringify(details);
-      reply.blocks.push(thinking, text, ...calls);
-      return shown;
+      if (isFinished) for (const call of calls) call.text = closeJson(call.text);
+      const own = written.map(({ name }) => newBlock("tool_call", { name }));
+      const deltas = own.flatMap((call, nth) => grow(call, JSON.stringify(written[nth]?.input)));
+      reply.blocks.push(thinking, text, ...calls, ...own);
+      return [...shown, ...deltas];
     },
   };
 }
@@ -72,8 +90,6 @@ function usageOf(usage: Json): Usage {
 }
 
 // ── Text and reasoning ──────────────────────────────────────────────────────────────────────────
-
-type Said = { text: string; thinking: string };
 
 /** Text and reasoning of a delta: `content` may be a list (Mistral), reasoning has five names. */
 function contentOf(delta: Json): Said {

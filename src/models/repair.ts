@@ -7,7 +7,7 @@
  * marked `invalid`.
  */
 import type { AssistantPart, Message, ToolCall, UserPart } from "../types.ts";
-import { parseJson, recordOf, scanJson, type Json, type Scan } from "./json.ts";
+import { parseJson, recordOf, scanJson, textOf, type Json, type Scan } from "./json.ts";
 
 export type Part = UserPart | AssistantPart;
 export type Turn = { role: "user" | "assistant"; parts: Part[] };
@@ -111,3 +111,96 @@ function fromPython(text: string): string {
       quoted === undefined ? (words[whole] ?? whole) : JSON.stringify(quoted),
   );
 }
+
+// ── Calls out of text ───────────────────────────────────────────────────────────────────────────
+
+/** The schemas of the known tools, by name. */
+export type Tools = ReadonlyMap<string, Json>;
+export type TextCall = { name: string; input: Json };
+
+/** Whether JSON that begins so can be a call of a known tool. */
+export function mayBeCall(json: string, tools: Tools): boolean {
+  const begun = json.replace(/^\[\s*/, "");
+  const [, key, value] = /^\{\s*["'](\w+)["'](?:\s*:\s*["']([^"'\\]*)["'])?/.exec(begun) ?? [];
+  if (key === undefined) return /^(?:\{\s*(?:["']\w*)?)?$/.test(begun);
+  if (key === "name") return value === undefined || nameIn(value, tools) !== null;
+  if (key === "type") return value === undefined || value === "function";
+  return ["arguments", "parameters", "function"].includes(key);
+}
+
+export function nameIn(name: string, tools: Tools): string | null {
+  const known = toKnown(name, new Set(tools.keys()));
+  return tools.has(known) ? known : null;
+}
+
+/** All of the calls that JSON holds, or null where one of them is none. */
+export function callsIn(json: string, tools: Tools): TextCall[] | null {
+  const value = json.startsWith("[") ? parseJson(json) : [readObject(json)];
+  if (!Array.isArray(value)) return null;
+  const calls = value.map((item: unknown) => {
+    const said = recordOf(item) ?? {};
+    const called = recordOf(said["function"]) ?? said;
+    const given = called["arguments"] ?? called["parameters"];
+    const input = typeof given === "string" ? readObject(given) : recordOf(given);
+    return callOf(textOf(called["name"]), input, tools);
+  });
+  const sound = calls.filter((call) => call !== null);
+  return sound.length > 0 && sound.length === calls.length ? sound : null;
+}
+
+/** The call of a known tool with at least what its schema requires, or null. */
+export function callOf(said: string, input: Json | null, tools: Tools): TextCall | null {
+  const name = nameIn(said, tools);
+  const schema = name !== null && tools.get(name);
+  if (!schema || !input) return null;
+  const required = Array.isArray(schema["required"]) ? schema["required"] : [];
+  return required.every((key) => Object.hasOwn(input, String(key))) ? { name, input } : null;
+}
+
+/** `<parameter=KEY>VALUE</parameter>`, any number, then `</function>`; null: not to its end yet. */
+export function readParameters(text: string, from: number, schema: Json | undefined) {
+  // A value may hold what looks like its end: it ends where another one follows, or the call's end.
+  const parameter =
+    /\s*<parameter=([^<>\s]+)>(.*?)<\/parameter>(?=\s*<(?:parameter=|\/function>))/sy;
+  const closer = /\s*<\/function>/y;
+  const types = recordOf(schema?.["properties"]) ?? {};
+  const pairs: [string, unknown][] = [];
+  for (closer.lastIndex = from; ; closer.lastIndex = parameter.lastIndex) {
+    parameter.lastIndex = closer.lastIndex;
+    const [, key, value] = parameter.exec(text) ?? [];
+    if (key === undefined || value === undefined) break;
+    pairs.push([key, valueOf(value, recordOf(types[key]))]);
+  }
+  return closer.test(text) ? { input: Object.fromEntries(pairs), end: closer.lastIndex } : null;
+}
+
+/** A value without the line breaks around it; JSON where the schema wants no string. */
+function valueOf(raw: string, schema: Json | null): unknown {
+  const text = raw.replace(/^\n|\n$/g, "");
+  const types = [schema?.["type"] ?? "string"].flat();
+  const value = types.includes("string") ? undefined : parseJson(text.trim());
+  return value === undefined ? text : value;
+}
+
+/** Where in a text one is: in a code block or not, and what of the line is behind. */
+export type Place = { isFenced: boolean; ticks: number; lead: string };
+
+export const newPlace = (): Place => ({ isFenced: false, ticks: 0, lead: "" });
+
+/** Goes on to behind `text`. */
+export function notePlace(place: Place, text: string): void {
+  const isPlain = !/[\n`]/.test(text);
+  for (const [index, line] of (isPlain ? [text] : text.split("\n")).entries()) {
+    if (index > 0) {
+      if (place.lead.startsWith("```") && place.ticks < 6) place.isFenced = !place.isFenced;
+      place.ticks = 0;
+      place.lead = "";
+    }
+    if (!isPlain) place.ticks += line.split("`").length - 1;
+    if (place.lead.length < 3) place.lead = (place.lead + line).trimStart().slice(0, 3);
+  }
+}
+
+/** Whether what begins here is code; JSON and fences count only at the beginning of a line. */
+export const isCode = ({ isFenced, ticks, lead }: Place, text: string): boolean =>
+  isFenced || ticks % 2 === 1 || (/^[{`]/.test(text) && lead !== "");

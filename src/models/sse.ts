@@ -38,15 +38,22 @@ export async function* readEvents(
     alive();
     const text = closed ? `${decoder.decode()}\n` : decoder.decode(value, { stream: true });
     pending += text;
-    let events: Json[] = [];
-    if (text.includes("\n")) {
-      const lines = pending.split("\n");
-      pending = lines.pop() ?? "";
-      events = lines.map((line) => parser.take(line.trimEnd())).filter((event) => event !== null);
+    const lines = text.includes("\n") ? pending.split("\n") : [pending];
+    pending = lines.pop() ?? "";
+    const events: Json[] = [];
+    let failure: unknown = null;
+    try {
+      for (const line of lines) {
+        const event = parser.take(line.trimEnd());
+        if (event) events.push(event);
+      }
+      if (closed) parser.end();
+    } catch (error) {
+      failure = error; // after what came before it, however the bytes were cut
     }
-    if (closed) parser.end();
-    ended = closed || events.some((event) => event === done || event["type"] === "message_stop");
     if (events.length > 0) yield events;
+    if (failure !== null) throw failure;
+    ended = closed || events.some((event) => event === done || event["type"] === "message_stop");
   }
   // A body read to its end leaves the connection open for the next call.
   await Promise.race([reader.read().catch(() => undefined), Bun.sleep(tailMs)]);

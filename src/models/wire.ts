@@ -18,7 +18,7 @@ export type Wire = {
   /** Learns from a refusal. True: that was new, and the request is worth sending once more. */
   learn(failure: AttemptError): boolean;
   /** Begins to read a reply. */
-  open(reply: Reply): Reader;
+  open(reply: Reply, request: ModelRequest): Reader;
 };
 
 /** `take` reads an event into the reply, `end` what was held back; both give what to show. */
@@ -101,7 +101,7 @@ async function* converse(
   const response = await send(wire, request, signal);
   const usage = { inputTokens: 0, outputTokens: 0, cacheReadTokens: 0, cacheWriteTokens: 0 };
   const reply: Reply = { blocks: [], usage, stop: "", isComplete: false };
-  const reader = wire.open(reply);
+  const reader = wire.open(reply, request);
   for await (const events of readEvents(response, alive))
     for (const event of events) for (const delta of reader.take(event)) yield delta;
   if (!reply.isComplete) throw new AttemptError("broken", "the answer never came to its end");
