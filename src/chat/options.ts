@@ -31,7 +31,6 @@ export type Chat = {
 /** Flags of the contract whose feature is not in this version: refused, never passed over. */
 export function refuseUnbuilt(args: Args): void {
   const missing: Record<string, string> = {
-    "--record": "Recording",
     "--json-schema": "Structured output",
   };
   for (const [flag, feature] of Object.entries(missing))
@@ -105,7 +104,7 @@ async function findResume(args: Args, store: Store, cwd: string): Promise<string
 }
 
 /** The working folder, real and absolute. */
-function currentFolder(): string {
+export function currentFolder(): string {
   try {
     return realpathSync(process.cwd());
   } catch (error) {

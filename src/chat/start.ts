@@ -9,7 +9,7 @@ import { UsageError } from "../errors.ts";
 import { NoModelError, resolveModel } from "../models/registry.ts";
 import { openStore } from "../store/sessions.ts";
 import type { Model } from "../types.ts";
-import { inputFormat, outputFormat, readChat, refuseUnbuilt } from "./options.ts";
+import { currentFolder, inputFormat, outputFormat, readChat, refuseUnbuilt } from "./options.ts";
 
 const waysToModel =
   "set ANTHROPIC_API_KEY or another provider's key, start a local server (Ollama, LM Studio, vLLM), " +
@@ -46,12 +46,16 @@ async function pickModel(
   headless: boolean,
 ): Promise<{ model: Model; notice?: string }> {
   const name = valueOf(args, "--model") ?? process.env["CLAW_MODEL"] ?? config.model;
+  const scene = { workspace: currentFolder(), recordTo: valueOf(args, "--record") };
+  const isOfOne = scene.recordTo !== undefined || name?.startsWith("replay:");
+  if (isOfOne && args.flags.has("--fallback-model"))
+    throw new UsageError("A recording is of one model. Leave --fallback-model out.");
   try {
-    return { model: await resolveModel(name || null, process.env) };
+    return { model: await resolveModel(name || null, process.env, {}, scene) };
   } catch (error) {
     if (!(error instanceof NoModelError)) throw error;
     if (headless) throw new UsageError(`No model is configured: ${waysToModel}.`);
     const notice = `No model is configured, so this is the built-in demo: ${waysToModel}.`;
-    return { model: await resolveModel("demo", process.env), notice };
+    return { model: await resolveModel("demo", process.env, {}, scene), notice };
   }
 }

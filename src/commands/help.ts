@@ -28,6 +28,8 @@ const chat = `claw chat [PROMPT] [FLAGS]        claw -p [PROMPT] [FLAGS]
 Model
   --model M                   provider/name, or a bare name
   --fallback-model M          takes over when the provider fails
+  --record FILE               keeps what is said with the model's server, without secrets
+  --model replay:FILE         plays that back, at full speed; in time with CLAW_REPLAY_TIMED=1
   --system-prompt S           replaces the system prompt; --append-system-prompt S adds to it
 Permissions
   --permission-mode MODE      read-only (plan), ask (default), edit (acceptEdits),

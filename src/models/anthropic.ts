@@ -9,14 +9,14 @@
 import Anthropic from "@anthropic-ai/sdk";
 import { config } from "../config.ts";
 import type { Delta, ImagePart, ModelRequest, ToolResultPart, Usage } from "../types.ts";
-import { quietly, type Endpoint } from "./failure.ts";
+import { fetchOrFail, quietly, type Endpoint } from "./failure.ts";
 import { countOf, recordOf, recordsOf, textOf, type Json } from "./json.ts";
 import { arrange, type Part } from "./repair.ts";
 import { grow, newBlock, type Block, type Reply, type Wire } from "./wire.ts";
 
 const ephemeral = { type: "ephemeral" } as const;
 
-export function openAnthropic(endpoint: Endpoint): Wire {
+export function openAnthropic(endpoint: Endpoint, fetch = fetchOrFail): Wire {
   const { key, keyVariable } = endpoint;
   const isToken = keyVariable === "ANTHROPIC_AUTH_TOKEN";
   const client = new Anthropic({
@@ -25,6 +25,7 @@ export function openAnthropic(endpoint: Endpoint): Wire {
     defaultHeaders: isToken || key === null ? {} : { "x-api-key": key },
     baseURL: endpoint.baseUrl,
     ...quietly,
+    fetch,
     openTelemetry: false,
   });
   let mostTokens = Infinity;

@@ -6,7 +6,7 @@
  */
 import OpenAI from "openai";
 import type { ModelRequest } from "../types.ts";
-import { quietly, type AttemptError, type Endpoint } from "./failure.ts";
+import { fetchOrFail, quietly, type AttemptError, type Endpoint } from "./failure.ts";
 import { openReader } from "./openai-reply.ts";
 import { arrange, type Part } from "./repair.ts";
 import type { Wire } from "./wire.ts";
@@ -29,7 +29,7 @@ type WireMessage = OpenAI.ChatCompletionMessageParam & {
   reasoning_details?: unknown;
 };
 
-export function openOpenAI(endpoint: Endpoint): Wire {
+export function openOpenAI(endpoint: Endpoint, fetch = fetchOrFail): Wire {
   const client = new OpenAI({
     apiKey: endpoint.key ?? "none",
     baseURL: endpoint.baseUrl,
@@ -37,6 +37,7 @@ export function openOpenAI(endpoint: Endpoint): Wire {
     // These come from variables that belong to OpenAI; no other provider is to see them.
     ...(endpoint.provider !== "openai" && { organization: null, project: null }),
     ...quietly,
+    fetch,
   });
   const dialect = guessDialect(endpoint);
   return {

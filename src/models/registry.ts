@@ -13,7 +13,8 @@ import { isLoopback, type Endpoint } from "./failure.ts";
 import { recordOf, recordsOf, textOf } from "./json.ts";
 import { providers, type Provider } from "./providers.ts";
 import type { Limits } from "./retry.ts";
-import { openModel } from "./wire.ts";
+import type { Scene, Source } from "./recording.ts";
+import { network, openModel, type Transport, type Wire } from "./wire.ts";
 
 type Env = Record<string, string | undefined>;
 
@@ -24,29 +25,55 @@ export class NoModelError extends UsageError {
 
 /**
  * Opens the model that `name` means ("provider/name", a bare name, a provider, "demo"), or where it
- * is null the best there is; `limits` go before the config's. Throws `UsageError`; `NoModelError` where there is nothing at all.
+ * is null the best there is; `limits` go before the config's. With a scene, what is said there may be
+ * recorded, and "replay:FILE" plays. Throws `UsageError`; `NoModelError` where there is nothing at all.
  */
 export async function resolveModel(
   name: string | null,
   env: Env,
   limits: Partial<Limits> = {},
+  scene: Scene | null = null,
 ): Promise<Model> {
+  const recordTo = scene?.recordTo;
+  const isReplay = name?.startsWith("replay:");
+  if (recordTo !== undefined && (name === "demo" || isReplay))
+    throw new UsageError(`--record keeps what a server is asked, and ${name} asks none.`);
   if (name === "demo") return (await import("./demo.ts")).openDemo();
-  if (name?.startsWith("replay:"))
-    throw new UsageError(`Playing traffic back (${name}) is not in this version of claw.`);
+  const allLimits = { ...config.limits, stallMs: stallMsIn(env), ...limits };
+  if (name && isReplay) {
+    if (!scene)
+      throw new UsageError(`${name} plays as the --model of claw chat and claw -p, nowhere else.`);
+    const { openPlayer } = await import("./replay.ts");
+    const { source, transport } = openPlayer(name.slice("replay:".length), scene, env);
+    return openModel(
+      await openWire(source, transport),
+      source.endpoint,
+      source,
+      allLimits,
+      transport,
+    );
+  }
   const { place, model } = await choose(name?.trim() || null, env);
   const endpoint = endpointOf(place, model, env);
   const id = `${place.name}/${model}`;
-  const facts = {
+  const source: Source = {
+    wire: place.wire,
+    endpoint,
     id,
     contextTokens: entryFor(config.contextWindows, id) ?? config.contextTokens,
     price: entryFor(config.prices, id) ?? null,
   };
-  const wire =
-    place.wire === "anthropic"
-      ? (await import("./anthropic.ts")).openAnthropic(endpoint)
-      : (await import("./openai.ts")).openOpenAI(endpoint);
-  return openModel(wire, endpoint, facts, { ...config.limits, stallMs: stallMsIn(env), ...limits });
+  const transport =
+    scene && recordTo !== undefined
+      ? (await import("./recording.ts")).openRecorder(recordTo, source, scene, env)
+      : network;
+  return openModel(await openWire(source, transport), endpoint, source, allLimits, transport);
+}
+
+async function openWire({ wire, endpoint }: Source, { fetch }: Transport): Promise<Wire> {
+  return wire === "anthropic"
+    ? (await import("./anthropic.ts")).openAnthropic(endpoint, fetch)
+    : (await import("./openai.ts")).openOpenAI(endpoint, fetch);
 }
 
 /** The config's entry for a model: its own, dated or not, else the longest that "*" makes fit. */

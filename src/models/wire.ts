@@ -6,10 +6,10 @@
  * a call: a reply that breaks off is an `AttemptError`.
  */
 import type { AssistantPart, Delta, Model, ModelAnswer, ModelRequest } from "../types.ts";
-import { AttemptError, failureIn, type Endpoint } from "./failure.ts";
+import { AttemptError, failureIn, fetchOrFail, type Endpoint } from "./failure.ts";
 import type { Json } from "./json.ts";
 import { toCall, wellFormed, type Part } from "./repair.ts";
-import { withRetries, type Limits } from "./retry.ts";
+import { withRetries, type Attempt, type Clock, type Limits } from "./retry.ts";
 import { readEvents } from "./sse.ts";
 
 export type Wire = {
@@ -20,6 +20,17 @@ export type Wire = {
   /** Begins to read a reply. */
   open(reply: Reply, request: ModelRequest): Reader;
 };
+
+/** How attempts reach a server; recording.ts writes down what passes, replay.ts plays it. */
+export type Transport = {
+  fetch: typeof fetchOrFail;
+  /** Stands around each attempt. */
+  around: (attempt: Attempt) => Attempt;
+  /** The clock of one call. Default: the system's. */
+  clock?: () => Clock;
+};
+
+export const network: Transport = { fetch: fetchOrFail, around: (attempt) => attempt };
 
 /** `take` reads an event into the reply, `end` what was held back; both give what to show. */
 export type Reader = { take: (event: Json) => Delta[]; end?: () => Delta[] };
@@ -74,18 +85,24 @@ export function grow(block: Block, text: string): Delta[] {
 export function openModel(
   wire: Wire,
   endpoint: Endpoint,
-  facts: Pick<Model, "id" | "contextTokens" | "price">,
+  { id, contextTokens, price }: Pick<Model, "id" | "contextTokens" | "price">,
   limits: Limits,
+  { around, clock }: Transport = network,
 ): Model {
   return {
-    ...facts,
+    id,
+    contextTokens,
+    price,
     stream(request, signal) {
       const clean = wellFormed(request);
       return withRetries(
-        (attemptSignal, alive) => converse(wire, endpoint.provider, clean, attemptSignal, alive),
+        around((attemptSignal, alive) =>
+          converse(wire, endpoint.provider, clean, attemptSignal, alive),
+        ),
         endpoint,
         limits,
         signal,
+        clock?.(),
       );
     },
   };
