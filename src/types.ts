@@ -111,6 +111,8 @@ export interface Model {
   readonly folder?: string;
   /** null: unknown. A local server costs 0. */
   readonly price: Price | null;
+  /** What is said with it is recorded, or was: no other can go on in its place. */
+  readonly isRecorded?: boolean;
   stream(request: ModelRequest, signal: AbortSignal): AsyncIterable<Delta | ModelAnswer>;
 }
 

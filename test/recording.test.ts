@@ -297,3 +297,22 @@ test("what cannot be recorded or played is a sentence and exit code 2", async ()
   expect(serve).toMatchObject({ code: 2 });
   expect(serve.stderr).toContain("claw chat and claw -p");
 });
+
+test("another model cannot take the place of one that is recorded", async () => {
+  using place = newWork();
+  using server = startScripted([{ text: "one" }]);
+  const file = join(place.home, "recording.jsonl");
+  const args = ["-p", "--input-format", "stream-json", ...stream, "--record", file];
+  const request = { subtype: "set_model", model: "openai/other" };
+  const stdin = `${JSON.stringify({ type: "control_request", request_id: "r", request })}\n`;
+  const model = ["--model", modelOf.openai];
+  const run = await runClaw(place, [...args, ...model], { env: server.env("openai"), stdin });
+  expect(jsonLines(run.stdout)).toContainEqual({
+    type: "control_response",
+    response: {
+      subtype: "error",
+      request_id: "r",
+      error: "A recording is of one model: begin another conversation for another.",
+    },
+  });
+});

@@ -192,8 +192,8 @@ async function showMemory(desk: Desk): Promise<void> {
 
 async function changeModel({ session, options, columns, say }: Desk, name: string): Promise<void> {
   if (name) {
-    const { resolveModel } = await import("../models/registry.ts");
-    session.model = await resolveModel(name, process.env);
+    const { replaceModel } = await import("../models/registry.ts");
+    session.model = await replaceModel(session.model, name, process.env);
     await options.store.setModel(session.info.id, session.model.id);
     return say(`The model is now ${bold(escapeLine(session.model.id))}.`);
   }

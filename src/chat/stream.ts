@@ -13,7 +13,7 @@ import type { Session } from "../agent/session.ts";
 import { runTurn } from "../agent/loop.ts";
 import { valueOf } from "../args.ts";
 import { messageOf, UsageError } from "../errors.ts";
-import { resolveModel } from "../models/registry.ts";
+import { replaceModel } from "../models/registry.ts";
 import type { Answer, ImagePart, Question, TextPart } from "../types.ts";
 import {
   exitCodeOf,
@@ -233,7 +233,11 @@ async function controlSession(
       interrupt();
       return {};
     case "set_model":
-      session.model = await resolveModel(z.string().parse(request["model"]), process.env);
+      session.model = await replaceModel(
+        session.model,
+        z.string().parse(request["model"]),
+        process.env,
+      );
       return {};
     case "set_permission_mode":
       session.mode = parseMode(z.string().parse(request["mode"]));

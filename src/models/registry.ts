@@ -70,6 +70,13 @@ export async function resolveModel(
   return openModel(await openWire(source, transport), endpoint, source, allLimits, transport);
 }
 
+/** The model that is to go on in the place of `current`. */
+export function replaceModel(current: Model, name: string, env: Env): Promise<Model> {
+  if (current.isRecorded)
+    throw new UsageError("A recording is of one model: begin another conversation for another.");
+  return resolveModel(name, env);
+}
+
 async function openWire({ wire, endpoint }: Source, { fetch }: Transport): Promise<Wire> {
   return wire === "anthropic"
     ? (await import("./anthropic.ts")).openAnthropic(endpoint, fetch)

@@ -87,12 +87,14 @@ export function openModel(
   endpoint: Endpoint,
   { id, contextTokens, price }: Pick<Model, "id" | "contextTokens" | "price">,
   limits: Limits,
-  { around, clock }: Transport = network,
+  transport: Transport = network,
 ): Model {
+  const { around, clock } = transport;
   return {
     id,
     contextTokens,
     price,
+    isRecorded: transport !== network,
     stream(request, signal) {
       const clean = wellFormed(request);
       return withRetries(
