@@ -2,7 +2,7 @@
  * Runs the built binary as a person would: a process of its own, in a folder and a home of its own.
  * `test/run.ts` builds it first; a test that finds none says how to.
  */
-import { existsSync, mkdtempSync, realpathSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -29,8 +29,23 @@ export function newPlace(): Place {
     home,
     clawHome,
     env: { PATH, HOME: home, CLAW_HOME: clawHome, LANG: "C.UTF-8" },
-    [Symbol.dispose]: () => rmSync(base, { recursive: true, force: true }),
+    [Symbol.dispose]() {
+      endAll(base);
+      rmSync(base, { recursive: true, force: true });
+    },
   };
+}
+
+/** What a kill in the wrong moment left running with that folder in its command line. */
+function endAll(base: string): void {
+  if (process.platform !== "linux") return;
+  for (const pid of readdirSync("/proc").filter((name) => /^\d+$/.test(name)))
+    try {
+      const line = readFileSync(`/proc/${pid}/cmdline`, "latin1");
+      if (line.includes(base) && Number(pid) !== process.pid) process.kill(Number(pid), "SIGKILL");
+    } catch {
+      // It has ended by itself.
+    }
 }
 
 export type Run = { code: number; stdout: string; stderr: string };

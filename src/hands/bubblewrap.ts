@@ -48,6 +48,9 @@ const CLOSED = "--remount-ro /proc --remount-ro /dev --remount-ro / --";
 const limitsOf = (pids: number) =>
   `ulimit -c 0; ulimit -f 2000000; ulimit -d 4000000; ulimit -u ${pids} || ulimit -p ${pids}`;
 
+/** Nothing bounds their memory as a whole: when the machine has no more, they end, and not the host. */
+const FIRST_TO_GO = 'echo 1000 > /proc/self/oom_score_adj; exec "$@"';
+
 type Inside = {
   /** bwrap's options besides the system's own. */
   mounts: readonly string[];
@@ -101,7 +104,8 @@ async function start(bwrap: string, walls: BareWalls): Promise<Sandbox> {
     folder,
     ...(walls.outlivesHost ? [] : ["--die-with-parent"]),
   ];
-  const child = Bun.spawn(argvOf(bwrap, { mounts, command: walls.command, limits }), {
+  const argv = argvOf(bwrap, { mounts, command: walls.command, limits });
+  const child = Bun.spawn(["/bin/sh", "-c", FIRST_TO_GO, "sh", ...argv], {
     env: { ...INSIDE_ENV, ...env, HOME: folder },
     detached: true, // Ctrl-C is for the host, which then ends its sandboxes in order.
     stdio: ["ignore", "ignore", "pipe", ...accounts.map(() => "pipe" as const), "pipe", "pipe"],
@@ -129,7 +133,9 @@ function found(mark: string): Sandbox {
     mark,
     cause: async () => (isAlive(bwrap) ? null : "it ended"),
     async kill() {
-      if (isAlive(first)) process.kill(Number.parseInt(first, 10), "SIGKILL");
+      // bwrap itself waits for ever for a first process that ended before its walls stood.
+      for (const one of [first, bwrap])
+        if (isAlive(one)) process.kill(Number.parseInt(one, 10), "SIGKILL");
       while (isAlive(first) || isAlive(bwrap)) await Bun.sleep(5);
     },
   };

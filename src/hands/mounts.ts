@@ -126,8 +126,7 @@ export async function findCovers(
   isDenied: (path: string) => boolean = () => false,
   limits = { covers: 500, entries: 1_000_000, ms: 30_000 },
 ): Promise<string[]> {
-  const globs = hides.map((pattern) => new Bun.Glob(globOf(keyOf(pattern))));
-  const isHidden = (path: string) => globs.some((glob) => glob.match(keyOf(path)));
+  const isHidden = hiddenBy(hides);
   const covers = new Set<string>();
   const deadline = performance.now() + limits.ms;
   let left = limits.entries;
@@ -149,6 +148,12 @@ export async function findCovers(
     if (isHidden(basename(mount.from)) && (await lstat(mount.from)).isFile()) covers.add(mount.to);
   }
   return [...covers].toSorted();
+}
+
+/** Whether a path, seen from its mount's root, is of those that are covered. */
+export function hiddenBy(hides: readonly string[]): (path: string) => boolean {
+  const globs = hides.map((pattern) => new Bun.Glob(globOf(keyOf(pattern))));
+  return (path) => globs.some((glob) => glob.match(keyOf(path)));
 }
 
 /** Without "/" in any folder, with it from the mount's root; "x/" is all that is in x. */

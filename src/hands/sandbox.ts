@@ -24,7 +24,7 @@ import { LEASE_MS, newKey, type Order } from "./wire.ts";
 /** How long a worker may take to end a call that was stopped, and to be ready. */
 const GRACE_MS = 900;
 const START_MS = 60_000;
-const LATE_MS = 10_000;
+const LATE_MS = 5_000;
 
 /** Hands in a sandbox. `close` ends all that runs in it. */
 export function openSandboxHands(yard: Yard, options: SandboxOptions): Hands {

@@ -7,10 +7,12 @@
  * conversation's own folder, wherever links lead.
  */
 import { mkdirSync, realpathSync, writeFileSync } from "node:fs";
-import { basename, join, resolve } from "node:path";
+import { basename, join, relative, resolve } from "node:path";
 import { z } from "zod";
 import type { Channel } from "../channels/channel.ts";
+import { config } from "../config.ts";
 import { messageOf } from "../errors.ts";
+import { hiddenBy } from "../hands/mounts.ts";
 import { readInside } from "../inside.ts";
 import type { Memory } from "../store/memory.ts";
 import type { Outbox } from "../store/outbox.ts";
@@ -151,7 +153,10 @@ async function findTarget(to: string | undefined, options: ToolsOptions): Promis
 function copyFile(path: string, { folder, outgoingFolder }: ToolsOptions): StoredFile | string {
   const real = realpathSync(folder);
   try {
-    const bytes = readInside(resolve(real, path), real);
+    const place = resolve(real, path);
+    const seen = [place, realpathSync(place)].map((one) => relative(real, one));
+    if (seen.some(hiddenBy(config.sandbox.hides))) throw new Error("it is kept from sandboxes");
+    const bytes = readInside(place, real);
     const to = join(outgoingFolder, crypto.randomUUID());
     mkdirSync(to, { recursive: true, mode: 0o700 });
     const copy = join(to, basename(path));

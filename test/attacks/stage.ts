@@ -6,7 +6,15 @@
  * A canary reads "canary-KIND-RANDOM". Commands look for it as "c[a]nary-", so that a command, which
  * is everywhere (the log, the orders, /proc), is never taken for what it looks for.
  */
-import { chownSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  chownSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 import { folderName } from "../../src/serve/hands.ts";
 import { newPlace, type Place, runClaw, until } from "../claw.ts";
@@ -67,7 +75,10 @@ function startUpstream(): Upstream & { stop(): void } {
       const head = JSON.stringify([...request.headers]);
       requests.push({ method, url: new URL(url).pathname + new URL(url).search, head });
       if (url.includes("/away"))
-        return new Response(null, { status: 302, headers: { location: "http://169.254.169.254/" } });
+        return new Response(null, {
+          status: 302,
+          headers: { location: "http://169.254.169.254/" },
+        });
       return new Response(`echo ${head} ${await request.text()}`, {
         headers: { "x-echo": request.headers.get("x-api-key") ?? "", "set-cookie": canaries.vault },
       });
@@ -82,9 +93,12 @@ function startUpstream(): Upstream & { stop(): void } {
 function changesOf(upstream: number): [from: string, to: string][] {
   const origin = `"http://127.0.0.1:${upstream}"`;
   return [
+    ["bashTimeoutMs: 120_000", "bashTimeoutMs: 10_000"],
+    ["bashTimeoutMaxMs: 600_000", "bashTimeoutMaxMs: 10_000"],
     ["diskBytes: 5_000_000_000", "diskBytes: 100_000_000"],
     ["memoryBytes: 1_000_000_000", "memoryBytes: 400_000_000"],
     ["tmpBytes: 256_000_000", "tmpBytes: 30_000_000"],
+    ["mcp: {} as", `mcp: { notes: { command: "python3", args: ["server.py"] } } as`],
     [
       "mounts: {} as",
       `mounts: { shared: { from: "~/shared" }, notes: { from: "~/notes", to: "/notes", write: true } } as`,
@@ -109,6 +123,7 @@ function changesOf(upstream: number): [from: string, to: string][] {
       `usdPerDay: null },
       "slack:DOWNER1": { mounts: ["shared", "notes"], egress: ["vault", "code", "rebound"] },
       "slack:DOWNER2": { egress: ["vault"] },
+      "slack:DMCP*": { mcp: ["notes"] },
 `,
     ],
   ];
@@ -143,12 +158,16 @@ async function buildFork(): Promise<Fork> {
   return { binary, upstream, stop };
 }
 
+export const forkBinary = async (): Promise<string> => (await (fork ??= buildFork())).binary;
 export const closeFork = async (): Promise<void> => (await fork)?.stop();
 
 // ── A daemon on it ──────────────────────────────────────────────────────────────────────────────
 
 export type Call = { name: string; input: Record<string, unknown> };
 export const bash = (command: string): Call => ({ name: "Bash", input: { command } });
+
+/** Inside a command: rules know these paths where they are spelled, and rules are no walls. */
+export const [STATE, HOST_HOME] = ["${HOME%/groups/*}", "${HOME%/.claw/*}"];
 
 export type World = {
   kind: Kind;
@@ -165,18 +184,36 @@ export type World = {
   box: string;
   otherBox: string;
   env: Record<string, string>;
+  /** Has the model make these calls, and resolves with what it was told of each. */
+  attack: (calls: Call[], channel?: string) => Promise<string[]>;
+};
+
+/** The worst calls for a row of reference/security.md, and what has to be seen of them. */
+export type Row = {
+  id: string;
+  name: string;
+  /** Why it is not for a kind of walls. */
+  not?: Partial<Record<Kind, string>>;
+  /** Where it succeeds today, and why: the test then says so as soon as that is mended. */
+  open?: Partial<Record<Kind, string>>;
+  /** Whether it could be felt elsewhere: then another conversation is timed, and the daemon weighed. */
+  isHarm?: boolean;
+  calls(world: World): Call[];
+  /** `seen`: what the model was told, call by call. */
+  holds(seen: string[], world: World): void | Promise<void>;
 };
 
 export type Stage = {
   world: World;
-  /** Has the model make these calls, and resolves with what it was told of each. */
-  attack(calls: Call[], channel?: string): Promise<string[]>;
+  attack: World["attack"];
   /** A turn of the other conversation with one tool call, in ms. */
-  latency(): Promise<number>;
-  close(): Promise<void>;
+  latency: () => Promise<number>;
+  /** The daemon's memory in MB. */
+  weight: () => number;
+  close: () => Promise<void>;
 };
 
-const [attacker, bystander] = ["DOWNER1", "DOWNER2"];
+export const [attacker, bystander] = ["DOWNER1", "DOWNER2"];
 type Plan = { calls: Call[]; done: (seen: string[]) => void };
 
 export async function openStage(kind: Kind): Promise<Stage> {
@@ -186,7 +223,7 @@ export async function openStage(kind: Kind): Promise<Stage> {
   const folderOf = (channel: string) =>
     join(place.clawHome, "groups", folderName(`slack:${channel}`));
   const boxOf = (channel: string) => join(place.clawHome, "boxes", folderName(`slack:${channel}`));
-  furnish(place, folderOf(attacker), folderOf(bystander));
+  furnish(place, folderOf(attacker), folderOf(bystander), kind);
   const plans = new Map<string, Plan>();
   const slack = startSlack();
   const model = startScripted((request) => obey(request, plans));
@@ -221,13 +258,17 @@ export async function openStage(kind: Kind): Promise<Stage> {
     otherBox: boxOf(bystander),
   };
   return {
-    world: { kind, place, docker, served, slack, requests, upstream, ...paths, env },
+    world: { kind, place, docker, served, slack, requests, upstream, ...paths, env, attack },
     attack,
     async latency() {
       const startedAt = performance.now();
       const [seen] = await attack([bash("echo alive")], bystander);
       if (seen !== "alive") throw new Error(`The bystander was told: ${seen}`);
       return performance.now() - startedAt;
+    },
+    weight() {
+      const status = readFileSync(`/proc/${served.pid}/status`, "utf8");
+      return Number(/VmRSS:\s+(\d+)/.exec(status)?.[1]) / 1000;
     },
     async close() {
       served.kill("SIGTERM");
@@ -257,7 +298,7 @@ function obey({ json }: Recorded, plans: Map<string, Plan>): Reply {
 }
 
 /** A home as people have it, with a canary wherever a secret lies. */
-function furnish({ home, clawHome }: Place, folder: string, otherFolder: string): void {
+function furnish({ home, clawHome }: Place, folder: string, otherFolder: string, kind: Kind): void {
   const files: [path: string, text: string][] = [
     [".ssh/id_rsa", canaries.home],
     [".aws/credentials", canaries.home],
@@ -272,16 +313,19 @@ function furnish({ home, clawHome }: Place, folder: string, otherFolder: string)
     ["notes/read.txt", open],
     ["notes/sub/.env", canaries.hidden],
   ];
-  for (const [name, text] of files) write(join(home, name), text);
-  write(join(folder, ".env"), canaries.hidden);
-  write(join(folder, "app/.env.local"), canaries.hidden);
-  write(join(otherFolder, "private.txt"), canaries.other);
-  Bun.spawnSync(["chmod", "700", clawHome]);
+  for (const [name, text] of files) put(join(home, name), text);
+  put(join(folder, ".env"), canaries.hidden);
+  put(join(folder, "app/.env.local"), canaries.hidden);
+  put(join(otherFolder, "private.txt"), canaries.other);
+  put(join(`${folder}-evil`, "private.txt"), canaries.other);
+  chmodSync(clawHome, 0o700);
+  chmodSync(join(clawHome, "secrets.env"), 0o600);
   for (const name of ["notes", "notes/sub", "notes/sub/.env", "shared"])
-    if (process.getuid?.() === 0) chownSync(join(home, name), NOBODY, NOBODY);
+    if (kind !== "bwrap") chownSync(join(home, name), NOBODY, NOBODY);
 }
 
-function write(path: string, text: string): void {
+/** Open to everybody: what is refused is refused by walls, not by a file's mode. */
+function put(path: string, text: string): void {
   mkdirSync(dirname(path), { recursive: true });
-  writeFileSync(path, text, { mode: 0o600 });
+  writeFileSync(path, text);
 }
