@@ -4,6 +4,7 @@
  * `N passed, N failed, N skipped`.
  */
 import { join } from "node:path";
+import { dockerMissing, startDocker } from "./docker.ts";
 
 const root = join(import.meta.dir, "..");
 const bun = process.execPath;
@@ -27,6 +28,16 @@ for (const [name, command] of checks) {
   if ((await child.exited) === 0) total.passed += 1;
   else total.failed += 1;
 }
+
+// Its first start makes an image, which takes longer than a test may.
+console.log(`── containers${dockerMissing ? `: not tested, for ${dockerMissing}` : ""}`);
+if (!dockerMissing)
+  try {
+    await (await startDocker()).stop();
+  } catch (error) {
+    console.error(error);
+    total.failed += 1;
+  }
 
 console.log("── tests");
 const tests = Bun.spawn([bun, "test", "--timeout", "60000", ...process.argv.slice(2)], {

@@ -136,9 +136,23 @@ ask("vault.example", request("POST /v1/messages", "Host: evil.test"))`),
         "*",
         "v1/messages",
       ];
+      // Here a pattern allows all below /repos/, as long as everybody takes it for being there.
+      const outOfRepos = [
+        "/repos/../user",
+        "/repos/a/../../user",
+        "/repos/%2e%2e/user",
+        "/repos/.%2E/user",
+        "/repos/..;/user",
+        "/repos/..\\\\user",
+        "/repos/%5c..%5cuser",
+        "/repos/a%2f..%2f..%2fuser",
+        "/repos/a%0d%0aX:1",
+        "/repos/a#/../../user",
+      ];
       return [
         way(`
 for target in ${JSON.stringify(targets)}: ask("vault.example", request("POST " + target))
+for target in ${JSON.stringify(outOfRepos)}: ask("code.example", request("GET " + target, host="code.example", body=""))
 ask("vault.example", "POST /v1/messages HTTP/1.1\\r\\nHost: vault.example\\r\\nContent-Length: 2\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\n0\\r\\n\\r\\nGET /admin HTTP/1.1\\r\\nHost: vault.example\\r\\n\\r\\n")
 ask("vault.example", "POST /v1/messages HTTP/1.1\\r\\nHost: vault.example\\r\\nX: a\\r\\n evil: b\\r\\nContent-Length: 0\\r\\nContent-Length: 5\\r\\n\\r\\nGET /admin HTTP/1.1\\r\\n\\r\\n")
 ask("vault.example", "POST /v1/messages HTTP/1.1\\nHost: vault.example\\nTransfer-Encoding: \\x0bchunked\\n\\n0\\n\\nGET /admin HTTP/1.1\\nHost: vault.example\\n\\n")`),
@@ -146,7 +160,7 @@ ask("vault.example", "POST /v1/messages HTTP/1.1\\nHost: vault.example\\nTransfe
     },
     holds(seen, world) {
       expect(lines(seen).filter((line) => !/^answer (400|403|closed)/.test(line))).toEqual([]);
-      expect(lines(seen)).toHaveLength(22);
+      expect(lines(seen)).toHaveLength(32);
       expect(since(world).map(({ url }) => url)).toEqual([]);
     },
   },
